@@ -1,0 +1,50 @@
+# A fresh machine needs Python 3.11 or newer and make: every target prepares .venv first if it has to.
+PYTHON ?= python3
+BENCH_FLAGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := notebooks/02_per_block_accuracy.ipynb
+BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab lint bench data clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-6s %s\n' "$$name" "$$text"; done
+
+setup: $(READY)  ## make .venv with everything in it (PYTHON=python3.12 to choose the interpreter)
+
+# The stamp comes last: a set-up that was interrupted is taken up again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed, and '$(PYTHON)' is not; try make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
+		exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	touch $@
+
+demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, into runs/demo
+	$(BIN)/python -m kit.tune $(BIN)/python -m kit.notebook $(DEMO) runs/demo/$(notdir $(DEMO)) -p output runs/demo --html
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+lab: $(READY)  ## open JupyterLab on the notebooks
+	$(BIN)/python -m kit.tune $(BIN)/jupyter lab notebooks
+
+lint: $(READY)  ## check style, and that notebooks are stored without outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(if $(wildcard notebooks/*.ipynb),$(BIN)/nbstripout --verify notebooks/*.ipynb)
+
+bench: $(READY)  ## run every benchmark (BENCH_FLAGS=--quick for a short look)
+	@set -e; for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script $(BENCH_FLAGS); done
+
+data: $(READY)  ## fetch Fashion-MNIST into data/
+	$(BIN)/python -m kit.data fashion-mnist
+
+clean:  ## remove .venv and caches; data and runs stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,123 @@
+"""What a part of a network costs: parameters, bytes kept for the backward pass, seconds, peak bytes."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.profiler import profile
+
+
+def parameters(module: nn.Module) -> int:
+    """Return the number of parameters of `module`; one used twice counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
+    """Return the bytes that autograd keeps for the backward pass of `module(*inputs)`; each storage counts once.
+
+    Inputs that are kept count, parameters and buffers do not: they are there anyway. Nothing is computed and no
+    buffer changes: the module runs on PyTorch's meta device, which has shapes and no data.
+    """
+    with saved_bytes() as saved:
+        state, inputs = on_meta(module, inputs)
+        saved.ignore(state.values())
+        torch.func.functional_call(module, state, inputs)
+    return saved.total
+
+
+class Saved:
+    """Bytes that autograd has kept so far, in `total`; a storage counts the first time it is kept."""
+
+    def __init__(self):
+        self.total = 0
+        self._storages = {}
+
+    def ignore(self, tensors: Iterable[Tensor]) -> None:
+        """Do not count the storages of `tensors`."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._storages[storage._cdata] = storage  # held on to, or its address might be used again
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count what autograd keeps."""
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._storages:
+            self.total += storage.nbytes()
+            self.ignore([tensor])
+        return tensor.detach()
+
+
+@contextmanager
+def saved_bytes() -> Iterator[Saved]:
+    """Count the bytes that autograd keeps for the backward pass of what runs inside."""
+    saved = Saved()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
+        yield saved
+
+
+def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    """Return `module`'s tensors by name, and `inputs`, as meta tensors: the arguments of `torch.func.functional_call`."""
+    state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
+    return state, tuple(_meta(tensor) for tensor in inputs)
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+
+
+def step_seconds(fn: Callable[..., Any], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
+    """Return the median seconds of `fn(*prepare())` over `repeats` calls after one warm-up; only `fn` is timed.
+
+    Waits for the GPU, where there is one, before and after. Raises ValueError if `repeats` < 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
+    return statistics.median([_seconds(fn, prepare()) for _ in range(repeats + 1)][1:])
+
+
+def _seconds(fn: Callable[..., Any], inputs: tuple) -> float:
+    _wait()
+    start = time.perf_counter()
+    fn(*inputs)
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None) -> int:
+    """Return the peak of tensor memory, in bytes, while `fn()` runs, over the level at its start.
+
+    On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU the running sum of every
+    allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `device`
+    None stands for the CPU. Not for use inside another profiler. Raises ValueError for other devices.
+    """
+    device = torch.device(device or "cpu")
+    if device.type == "cuda":
+        return _peak_cuda(fn, device)
+    if device.type != "cpu":
+        raise ValueError(f"device={str(device)!r}: peak_bytes measures 'cpu' and 'cuda' only")
+    with profile(profile_memory=True) as recorded:
+        fn()
+    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
+    level = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        level += event.nbytes() if event.device_type() == torch.autograd.DeviceType.CPU else 0
+        peak = max(peak, level)
+    return peak
+
+
+def _peak_cuda(fn: Callable[[], Any], device: torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    start = torch.cuda.memory_allocated(device)
+    fn()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - start

@@ -1,0 +1,31 @@
+"""What travels from block to block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Signal:
+    """One batch on its way through the blocks. Everything in it is detached: no gradient crosses a cut."""
+
+    h: Tensor
+    """(B, …) activations for the next block; for the first block, the network's input."""
+
+    y: Tensor
+    """(B,) int64 labels."""
+
+    x: Tensor | None = None
+    """(B, …) the network's input, kept only if a later block asks for it."""
+
+    context: tuple[Tensor, ...] = ()
+    """Inputs of earlier blocks, newest first, kept only as far back as a later block asks."""
+
+    target: Tensor | None = None
+    """(B, …) encoded label travelling beside the activations (AL)."""
+
+    def advance(self, h: Tensor) -> Signal:
+        """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations."""
+        return replace(self, h=h.detach())

@@ -1,0 +1,39 @@
+"""Checkpoints: one file that is whole or not there, and that belongs to one set of settings."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from kit.files import atomic
+
+FORMAT = "decoupled-kit checkpoint 1"
+LATEST, BEST = "checkpoint.pt", "best.pt"
+
+
+def save(path: Path, config: Mapping, state: Mapping) -> None:
+    """Write `state` (tensors, numbers, strings, containers of them) with the settings it belongs to."""
+    with atomic(path) as temporary:
+        torch.save({"format": FORMAT, "config": dict(config), **state}, temporary)
+
+
+def load(path: Path, config: Mapping, device: torch.device) -> dict:
+    """Read what `save` wrote. ValueError for a damaged or foreign file, and for one of other settings."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a checkpoint ({reason}). {_WAY_OUT}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of this kit ({FORMAT!r} expected). {_WAY_OUT}")
+    differing = {k for k in {*config, *state["config"]} if config.get(k) != state["config"].get(k)}
+    if differing:
+        listed = ", ".join(f"{k}={state['config'].get(k)!r} there, {config.get(k)!r} now" for k in sorted(differing))
+        raise ValueError(f"{path} belongs to a run with other settings: {listed}. {_WAY_OUT}")
+    return state
+
+
+_WAY_OUT = "Nothing was changed. Choose another output folder, or move this one away to start anew"

@@ -1,0 +1,184 @@
+"""The frozen description of one run, validated when it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import torch
+
+from kit import methods
+from kit.blocks import optim, precision
+from kit.data import AUGMENTATIONS, DATASETS, NOISE
+from kit.errors import unknown
+
+CUTS = ("auto", "params", "layers", "time", "memory")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run: data, model, method, training, and where its record goes."""
+
+    dataset: str = "digits"
+    """Name of a dataset: see `kit.data.DATASETS`."""
+
+    root: str = "data"
+    """Folder of the datasets."""
+
+    image_size: int | None = None
+    """Side in pixels to which images are resized; None leaves them."""
+
+    limit: int | None = None
+    """Number of training and validation images to keep, balanced over classes; None keeps all."""
+
+    val_fraction: float = 0.1
+    """Share of the training images kept aside for validation, between 0 and 1."""
+
+    data_seed: int = 0
+    """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
+
+    augment: str | None = None
+    """Augmentation recipe; None is the dataset's own."""
+
+    noise: str = "none"
+    """Model of the label noise put on training labels."""
+
+    noise_rate: float = 0.0
+    """Probability, in [0, 1], that the noise touches a label."""
+
+    backbone: str = "vgg-paper"
+    """Name of a model: one of the kit's, or a torchvision classifier."""
+
+    width: float = 1.0
+    """Multiplier of the backbone's channels."""
+
+    backbone_options: Mapping[str, object] = field(default_factory=dict)
+    """The backbone's own options, such as `depth` of an mlp."""
+
+    method: str = "deinforeg"
+    """Name of a method: see `kit.METHODS`."""
+
+    options: Mapping[str, object] = field(default_factory=dict)
+    """The method's own options, such as `variant` of deinforeg."""
+
+    num_blocks: int = 4
+    """Number of blocks (or, for bp, of exits watched)."""
+
+    cuts: str | tuple[str, ...] = "auto"
+    """Where to cut: what `kit.split` balances, names of places, or `auto`: the paper's cuts, else by parameters."""
+
+    context: str = "none"
+    """What blocks see beside their predecessor's output."""
+
+    epochs: int = 10
+    """Passes over the training images."""
+
+    batch_size: int = 128
+    """Images per step."""
+
+    optimizer: str = "adamw"
+    """Every block's optimizer: sgd, adam, adamw or lars."""
+
+    lr: float = 1e-3
+    """Learning rate at the schedule's top."""
+
+    weight_decay: float | None = None
+    """Weight decay; None is the optimizer's own."""
+
+    momentum: float = 0.9
+    """Momentum of sgd and lars."""
+
+    nesterov: bool = False
+    """Nesterov's momentum for sgd."""
+
+    schedule: str = "cosine"
+    """How the learning rate falls: constant, cosine or step."""
+
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from zero."""
+
+    precision: str = "auto"
+    """Number format: fp32, bf16, or auto: bf16 where the processor has units for it."""
+
+    device: str = "auto"
+    """Where to train: cpu, cuda, cuda:1, …, or auto: cuda where there is one."""
+
+    seed: int = 0
+    """Seed of first weights, order of the images, augmentation and dropout."""
+
+    output: str | None = "auto"
+    """Folder of checkpoint and record; auto is `runs/<settings>`; None keeps nothing on disk."""
+
+    checkpoint_steps: int | None = None
+    """Steps between checkpoints within an epoch; None writes one per epoch."""
+
+    def __post_init__(self) -> None:
+        one_of = {
+            "dataset": DATASETS,
+            "noise": NOISE,
+            "optimizer": optim.OPTIMIZERS,
+            "schedule": optim.SCHEDULES,
+            "precision": precision.PRECISIONS,
+        }
+        for name, allowed in one_of.items():
+            if getattr(self, name) not in allowed:
+                raise unknown(name, getattr(self, name), allowed)
+        if self.augment is not None and self.augment not in AUGMENTATIONS:
+            raise unknown("augmentation", self.augment, AUGMENTATIONS)
+        if isinstance(self.cuts, str) and self.cuts not in CUTS:
+            raise unknown("cuts", self.cuts, CUTS)
+        methods.lookup(self.method, self.options)
+        self._check_ranges()
+
+    def _check_ranges(self) -> None:
+        _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "a fraction between 0 and 1")
+        hint = f"; did you mean {self.noise_rate / 100:g}?" if 1 < self.noise_rate <= 100 else ""
+        _check("noise_rate", self.noise_rate, 0 <= self.noise_rate <= 1, f"a fraction in [0, 1]{hint}")
+        _check("width", self.width, self.width > 0, "a positive multiplier")
+        _check("lr", self.lr, self.lr > 0, "a positive number")
+        _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs <= self.epochs, "between 0 and epochs")
+        if self.weight_decay is not None:
+            _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more, or None")
+        for name in ("num_blocks", "epochs", "batch_size"):
+            value = getattr(self, name)
+            _check(name, value, isinstance(value, int) and value >= 1, "a whole number of at least 1")
+        for name in ("limit", "image_size", "checkpoint_steps"):
+            value = getattr(self, name)
+            _check(name, value, value is None or (isinstance(value, int) and value >= 1), "at least 1, or None")
+        if (self.noise == "none") != (self.noise_rate == 0):
+            raise ValueError(
+                f"noise={self.noise!r} with noise_rate={self.noise_rate}: noise takes a kind and a rate above 0; "
+                f"give both, or neither. Kinds: {', '.join(kind for kind in NOISE if kind != 'none')}"
+            )
+
+    @property
+    def name(self) -> str:
+        """A folder name that no run with other settings has."""
+        digest = hashlib.blake2b(json.dumps(self.identity(), sort_keys=True).encode(), digest_size=4).hexdigest()
+        return f"{self.dataset}-{self.backbone}-{self.method}-K{self.num_blocks}-seed{self.seed}-{digest}"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the run keeps its checkpoint and record, or None."""
+        return Path("runs", self.name) if self.output == "auto" else self.output and Path(self.output)
+
+    def resolved_device(self) -> torch.device:
+        """The device itself, with `auto` decided."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    def identity(self) -> dict:
+        """All that decides the run's numbers, as plain JSON values: two runs of the same identity are the same run."""
+        elsewhere = {"root", "output", "checkpoint_steps"}
+        plain = {f.name: asdict(self)[f.name] for f in fields(self) if f.name not in elsewhere}
+        return json.loads(json.dumps(plain))
+
+
+def _check(name: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{name}={value!r}, but it has to be {expected}")

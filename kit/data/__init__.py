@@ -1,0 +1,8 @@
+"""Named image datasets: `load_data` gives three splits in memory, `Data.batches` gives augmented batches of them."""
+
+from kit.data.augment import AUGMENTATIONS
+from kit.data.dataset import Data, Split
+from kit.data.images import DATASETS, load_data
+from kit.data.noise import NOISE, corrupt
+
+__all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "Data", "Split", "corrupt", "load_data"]

@@ -1,0 +1,169 @@
+"""A dataset in three splits, and the batches it gives."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from kit.data.augment import recipe
+from kit.data.folders import ImageFiles
+from kit.errors import unknown
+from kit.seeds import generator
+
+LAZY_AUGMENTATIONS = ("none", "resized-crop")  # what the workers of a set that is not in memory can do
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Images and labels of one split. Raises ValueError if their numbers differ."""
+
+    images: Tensor | ImageFiles
+    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images."""
+    labels: Tensor
+    """int64 (N,) in 0..C-1; of the training split, with the noise asked for."""
+    noisy: Tensor | None = None
+    """bool (N,), True where noise really changed the label; None where no noise was asked for."""
+    clean_labels: Tensor | None = None
+    """int64 (N,), the labels before noise; equal to `labels` where there is none."""
+
+    def __post_init__(self):
+        if self.clean_labels is None:
+            object.__setattr__(self, "clean_labels", self.labels)
+        sizes = [len(part) for part in (self.images, self.labels, self.clean_labels)]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"a split needs as many labels as images, but images, labels, clean_labels are {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images)"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Data:
+    """A named dataset: three splits, what is known of its images, and batches of them."""
+
+    name: str
+    train: Split
+    val: Split
+    """Cut from the training images, labels always clean: choose the best epoch or block on it, never on `test`."""
+    test: Split
+    shape: tuple[int, int, int]
+    """(C, H, W) of one image."""
+    classes: tuple[str, ...]
+    mean: Tensor
+    """float32 (C,), of the training images' channels, in units of [0, 1]."""
+    std: Tensor
+    """float32 (C,), likewise; 1 for a constant channel."""
+    augmentation: str = "none"
+    """The recipe `batches` uses in training when none is named."""
+    num_workers: int = 0
+    """Processes that decode images of a lazy set (imagenet); not used by sets in memory."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        shape = "x".join(map(str, self.shape))
+        return f"Data({self.name}: {sizes}; {shape}, {self.num_classes} classes, augmentation {self.augmentation!r})"
+
+    def to(self, device: torch.device | str) -> "Data":
+        """Return the dataset with the tensors of its splits on `device`; images that are not in memory stay files."""
+        return replace(self, **{name: _move(split, device) for name, split in self._splits().items()})
+
+    def num_batches(self, split: "str | Split", batch_size: int, *, training: bool | None = None) -> int:
+        """Return how many batches `batches` gives: in training one less if the last would hold a single sample.
+
+        `training=None` means training for the "train" split and evaluation for any other.
+        """
+        split = self._split(split)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}, but a batch holds at least 1 sample")
+        full, rest = divmod(len(split), batch_size)
+        training = split is self.train if training is None else training
+        return full + (rest > 1 or (rest == 1 and not training))
+
+    def batches(
+        self,
+        split: "str | Split",
+        batch_size: int,
+        *,
+        epoch: int | None = None,
+        start: int = 0,
+        seed: int = 0,
+        augment: str | None = None,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Iterate over (x, y): x float32 (B, C, H, W), normalised by `mean` and `std`; y int64 (B,); both on `device`.
+
+        `split` is "train", "val", "test" or a Split. `epoch=None` evaluates: every sample once, in order, as it is.
+        `epoch=k` trains: order drawn from (seed, k), batch i augmented by the recipe `augment` (None: the dataset's
+        `augmentation`) as drawn from (seed, k, i); so `start=i` gives bit for bit the batches i, i + 1, ... of the
+        whole epoch. A last batch of one sample is then dropped, since batch statistics need two (but not if
+        `batch_size=1`); any other partial batch is kept.
+
+        Raises ValueError for an unknown split or recipe, a recipe without an epoch, batch_size < 1, epoch < 0, or a
+        `start` outside 0..num_batches.
+        """
+        split, training = self._split(split), epoch is not None
+        count = self.num_batches(split, batch_size, training=training)
+        if training and epoch < 0:
+            raise ValueError(f"epoch={epoch}, but epochs count from 0; epoch=None evaluates")
+        if not 0 <= start <= count:
+            raise ValueError(f"start={start}, but this epoch has {count} batches; choose 0 to {count}")
+        if not training and augment not in (None, "none"):
+            raise ValueError(f"augment={augment!r} without an epoch would change nothing; give an epoch to train")
+        name = (self.augmentation if augment is None else augment) if training else "none"
+        self._check_augmentation(split, name)
+        order = torch.randperm(len(split), generator=generator(seed, "order", epoch)) if training else None
+        order = torch.arange(len(split)) if order is None else order
+        index = list(order.split(batch_size))[start:count]
+        return self._iterate(split, index, start, (seed, "augment", epoch), name, torch.device(device), channels_last)
+
+    def denormalize(self, x: Tensor) -> Tensor:
+        """Return normalised images x, (..., C, H, W), in [0, 1] again, e.g. to show them."""
+        mean, std = (values.to(x.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (x * std + mean).clamp(0, 1)
+
+    def _iterate(self, split, index, start, seeds, name, device, channels_last):
+        scale, shift = (1 / self.std).view(1, -1, 1, 1).to(device), (-self.mean / self.std).view(1, -1, 1, 1).to(device)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        if isinstance(split.images, ImageFiles):
+            crops = seeds if name == "resized-crop" else None
+            pixels = split.images.stream(index, self.num_workers, crops, pin=device.type == "cuda")
+            transform = recipe("none")
+        else:
+            pixels = (split.images.index_select(0, rows.to(split.images.device)) for rows in index)
+            transform = recipe(name)
+        for i, (rows, batch) in enumerate(zip(index, pixels, strict=True), start):
+            x = transform(batch.to(device, non_blocking=True).float().div_(255), generator(*seeds, i))
+            y = split.labels[rows.to(split.labels.device)].to(device, non_blocking=True)
+            yield x.mul(scale).add_(shift).contiguous(memory_format=layout), y
+
+    def _check_augmentation(self, split: Split, name: str) -> None:
+        if not isinstance(split.images, ImageFiles):
+            recipe(name)
+        elif name not in LAZY_AUGMENTATIONS:
+            raise unknown(f"augmentation of {self.name}", name, LAZY_AUGMENTATIONS)
+
+    def _splits(self) -> dict[str, Split]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def _split(self, split: "str | Split") -> Split:
+        if isinstance(split, Split):
+            return split
+        if split not in self._splits():
+            raise unknown("split", split, self._splits())
+        return self._splits()[split]
+
+
+def _move(split: Split, device: torch.device | str) -> Split:
+    def moved(part):
+        return part.to(device) if isinstance(part, Tensor) else part
+
+    return Split(moved(split.images), moved(split.labels), moved(split.noisy), moved(split.clean_labels))

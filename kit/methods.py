@@ -1,0 +1,188 @@
+"""The registry: a method's name, and how each of its blocks gets its head and its loss."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from kit import seeds
+from kit.blocks import heads, optim
+from kit.blocks.block import Block
+from kit.blocks.net import Net
+from kit.blocks.objectives import CrossEntropy, DeInfoReg
+from kit.blocks.precision import resolve
+from kit.blocks.split import split_classifier
+from kit.errors import unknown
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the net an objective goes."""
+
+    shape: tuple[int, ...]
+    """Shape of the features it reads, without the batch."""
+
+    num_classes: int
+
+    widest: int
+    """Channels of the net's widest place: auxiliary nets grow up to it."""
+
+    classifier: nn.Module | None
+    """The model's own classifier, at its end; None elsewhere."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: one line of description, and the builder of one objective from its place and options."""
+
+    summary: str
+    objective: Callable[..., nn.Module]
+    end_to_end: bool = False
+    """One block for the whole net; the cuts are only watched."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The method's options with their defaults."""
+        parameters = list(inspect.signature(self.objective).parameters.values())[1:]
+        return {p.name: p.default for p in parameters}
+
+
+def greedy(place: Place) -> CrossEntropy:
+    """Cross-entropy of average pooling and a Linear; at the end, of the model's own classifier."""
+    return dgl(place, aux="0c1f")
+
+
+def dgl(place: Place, aux: str = "1c2f") -> CrossEntropy:
+    """Cross-entropy of a small auxiliary classifier (Belilovsky et al., ICML 2020)."""
+    if place.classifier is not None:
+        return CrossEntropy(place.classifier)
+    return CrossEntropy(heads.aux_net(aux, place.shape, place.num_classes, place.widest))
+
+
+def deinforeg(
+    place: Place,
+    variant: str = "paper",
+    widths: Sequence[int] = (2048, 2048, 2048),
+    pool: int | None = None,
+    classifier: str = "merge",
+    weights: Mapping[str, float] | None = None,
+) -> DeInfoReg:
+    """Variance, invariance and covariance of a projection (Huang et al., Neurocomputing 651, 2025)."""
+    if classifier not in ("merge", "unmerge"):
+        raise unknown("classifier", classifier, ("merge", "unmerge"))
+    projector = heads.projector(place.shape, widths, pool)
+    if classifier == "merge":
+        answer = nn.Sequential(nn.BatchNorm1d(widths[-1]), nn.ReLU(), nn.Linear(widths[-1], place.num_classes))
+    else:
+        answer = heads.projector(place.shape, (512, place.num_classes), pool)
+    return DeInfoReg(projector, answer, place.num_classes, variant, classifier == "merge", weights)
+
+
+REGISTRY: Mapping[str, Method] = MappingProxyType(
+    {
+        "bp": Method("backpropagation: one block, the cuts only watched by classifiers", greedy, end_to_end=True),
+        "greedy": Method("cross-entropy of average pooling and a linear classifier at each block", greedy),
+        "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl),
+        "deinforeg": Method("variance, invariance and covariance of each block's projection, on labels", deinforeg),
+    }
+)
+
+METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, method in REGISTRY.items()})
+"""Every method's name with a line on what it is."""
+
+
+def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
+    """Return the method of that name; ValueError for a name or an option that does not exist."""
+    if name not in REGISTRY:
+        raise unknown("method", name, REGISTRY)
+    for option in options:
+        if option not in REGISTRY[name].options:
+            raise unknown(f"option of method {name!r}:", option, REGISTRY[name].options)
+    return REGISTRY[name]
+
+
+def decouple(
+    stages: Sequence[nn.Module],
+    method: str,
+    num_classes: int,
+    example: Tensor,
+    context: str = "none",
+    optimizer: str = "adamw",
+    lr: float = 1e-3,
+    *,
+    weight_decay: float | None = None,
+    momentum: float = 0.9,
+    nesterov: bool = False,
+    precision: str = "fp32",
+    seed: int = 0,
+    **options: object,
+) -> Net:
+    """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
+
+    `stages` are modules that compose to a model, as `kit.split` gives them; `example` is a batch of the model's
+    inputs, from which the heads take their sizes. A classifier at the end of the last stage becomes the last block's
+    head, or is left out by methods that bring their own (`deinforeg`). Heads draw their first weights from (`seed`,
+    block), so that they do not depend on the stages or on each other. The optimizer's settings and `precision` hold
+    for every block. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
+    an unknown name, and for an optimizer, precision or option that does not exist.
+    """
+    if context != "none":
+        raise unknown("context", context, ["none"])
+    chosen = lookup(method, options)
+    dtype = resolve(precision, example.device)
+    make_optimizer = partial(
+        optim.optimizer,
+        optimizer,
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov,
+        fused=precision != "fp32",  # fp32 promises plain PyTorch's bits
+    )
+    *body, last = stages
+    trunk, classifier = split_classifier(last, num_classes)
+    stages = [*body, trunk]
+    shapes = _output_shapes(stages, example)
+    if classifier is None and shapes[-1] == (num_classes,):
+        classifier = nn.Identity()  # the model ends in logits without a Linear, as SqueezeNet does
+    widest = _widest(stages, shapes)
+    channels_last = dtype is not None and example.ndim == 4
+
+    def objective(k: int, build: Callable[..., nn.Module], **options: object) -> nn.Module:
+        place = Place(shapes[k], num_classes, widest, classifier if k == len(stages) - 1 else None)
+        with seeds.seeded(seed, "head", k):
+            return build(place, **options).to(example.device)
+
+    groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
+    blocks, end = [], 0
+    for index, group in enumerate(groups):
+        probes = [objective(end + i, greedy).head for i in range(len(group) - 1)]
+        end += len(group)
+        own = objective(end - 1, chosen.objective, **options)
+        if channels_last:
+            nn.ModuleList([*group, own, *probes]).to(memory_format=torch.channels_last)
+        blocks.append(Block(group, own, make_optimizer, probes, autocast=dtype, index=index, seed=seed))
+    return Net(blocks, method, num_classes, channels_last)
+
+
+@torch.no_grad()
+def _output_shapes(stages: Sequence[nn.Module], example: Tensor) -> list[tuple[int, ...]]:
+    """Return each stage's output shape without the batch, found by one forward in evaluation mode."""
+    h, shapes = example, []
+    for stage in stages:
+        training = stage.training
+        h = stage.eval()(h)
+        stage.train(training)
+        shapes.append(tuple(h.shape[1:]))
+    return shapes
+
+
+def _widest(stages: Sequence[nn.Module], shapes: Sequence[tuple[int, ...]]) -> int:
+    convs = [m.out_channels for stage in stages for m in stage.modules() if isinstance(m, nn.Conv2d)]
+    return max(convs or [heads.num_channels(shape) for shape in shapes])

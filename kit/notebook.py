@@ -1,0 +1,164 @@
+"""`python -m kit.notebook NOTEBOOK OUT -p NAME VALUE …`: papermill, strict about parameters, whole in its results."""
+
+import argparse
+import ast
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+from kit.files import atomic
+from kit.parameters import Parameter, check, read_parameters
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised or ran too long, or the kernel died."""
+
+
+def run_notebook(
+    notebook: str | os.PathLike,
+    out: str | os.PathLike,
+    parameters: Mapping[str, object] | None = None,
+    html: bool = False,
+    timeout: int | None = None,
+) -> Path:
+    """Run `notebook` in the current folder and put it, executed, at `out`; return `out`.
+
+    Nothing is put there unless every cell succeeded; as far as it got, a failed run is kept as `NAME.failed.ipynb`.
+    `timeout` is in seconds, for one cell. `html` writes a page beside `out`. Raises ValueError before anything runs if
+    a parameter is unknown or of another type, and NotebookFailed if a cell fails.
+    """
+    import nbformat
+
+    notebook, out = Path(notebook), Path(out)
+    values = check(parameters or {}, read_parameters(notebook))
+    if out.suffix != ".ipynb":
+        raise ValueError(f"the executed notebook cannot be {str(out)!r}: its name must end in .ipynb")
+    if out.resolve() == notebook.resolve():
+        raise ValueError(f"{out} is the notebook itself; write the executed one elsewhere, such as runs/{out.name}")
+    if timeout is not None and timeout < 1:
+        raise ValueError(f"timeout={timeout}, but it must be 1 or more seconds")
+    failed = out.with_suffix(".failed.ipynb")
+    with atomic(out) as draft:
+        try:
+            executed = _execute(notebook, draft, values, timeout)
+            executed.metadata.papermill.output_path = str(out)
+            nbformat.write(executed, draft)
+        except BaseException as error:  # interrupted runs are kept too
+            if draft.stat().st_size:
+                shutil.copyfile(draft, failed)
+                error.add_note(f"the notebook as far as it got: {failed}")
+            raise
+    failed.unlink(missing_ok=True)
+    if html:
+        with atomic(out.with_suffix(".html")) as page:
+            page.write_text(_page(executed, out.stem), encoding="utf-8")
+    return out
+
+
+def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: int | None):
+    import papermill
+    from nbformat.warnings import MissingIDFieldWarning
+    from papermill.exceptions import PapermillExecutionError
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it warns of is checked here, or raised below
+    source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft))
+    with tempfile.TemporaryDirectory(prefix="kit-ipython-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingIDFieldWarning)
+        try:
+            return papermill.execute_notebook(
+                source,
+                target,
+                values,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_this_python(folder),
+                execution_timeout=timeout,
+                interrupt_on_timeout=True,
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+            )
+        except PapermillExecutionError as error:
+            late = timeout and error.ename == "KeyboardInterrupt"
+            reason = f"ran for more than {timeout} s" if late else f"raised {error.ename}: {error.evalue}"
+            raise NotebookFailed(f"In [{error.exec_count}] {reason}") from error
+        except RuntimeError as error:
+            raise NotebookFailed(f"the kernel died, for want of memory perhaps ({error})") from error
+
+
+def _this_python(folder: str) -> type:
+    """Return a manager of kernels that run this interpreter, whatever `python3` is to Jupyter on this machine."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        transport_encryption = "auto"  # nobody else on the machine reads along
+        kernel_spec = KernelSpec(
+            **get_kernel_dict(),
+            env={
+                "IPYTHONDIR": folder,  # runs side by side must not share one history database
+                "KIT_HEADLESS": "1",  # no widgets
+                "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
+            },
+        )
+
+    return ThisPython
+
+
+def _page(executed, title: str) -> str:
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter().from_notebook_node(executed, {"metadata": {"name": title}})[0]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m kit.notebook", description="Run a notebook headless.")
+    parser.add_argument("notebook", metavar="NOTEBOOK", type=Path)
+    parser.add_argument("out", metavar="OUT", type=Path, nargs="?", help="where the executed notebook goes")
+    parser.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], help="set a parameter")
+    parser.add_argument("--html", action="store_true", help="write an HTML page beside OUT")
+    parser.add_argument("--timeout", type=int, metavar="SECONDS", help="the longest one cell may run")
+    parser.add_argument("--list", action="store_true", help="list the parameters of NOTEBOOK, and run nothing")
+    given = parser.parse_args(arguments)
+    if not (given.out or given.list):
+        parser.error("say where the executed notebook goes: NOTEBOOK OUT")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end with the kernel shut down
+    try:
+        if given.list:
+            _print_parameters(read_parameters(given.notebook))
+        else:
+            run_notebook(given.notebook, given.out, dict(given.p), given.html, given.timeout)
+            _print_results(given)
+    except (ValueError, OSError, NotebookFailed, KeyboardInterrupt) as error:
+        print(f"error: {str(error) or 'interrupted'}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        return {NotebookFailed: 1, KeyboardInterrupt: 130}.get(type(error), 2)
+    return 0
+
+
+def _print_parameters(declared: dict[str, Parameter]) -> None:
+    for name, parameter in declared.items():
+        print(f"{name}: {ast.unparse(parameter.type)} = {parameter.default!r}".ljust(40), parameter.help)
+
+
+def _print_results(given: argparse.Namespace) -> None:
+    """Say where everything is: the notebook, the page, and the figures and tables in the folder named `output`."""
+    print(f"notebook  {given.out}")
+    if given.html:
+        print(f"page      {given.out.with_suffix('.html')}")
+    declared = read_parameters(given.notebook)
+    output = dict(given.p).get("output", declared["output"].default if "output" in declared else None)
+    for kind, pattern in (("figure", "*.png"), ("figure", "*.svg"), ("table", "*.parquet")):
+        for path in sorted(Path(output).glob(pattern)) if output else ():
+            print(f"{kind:<8}  {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""A bar where somebody watches, one line per epoch where nobody does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from tqdm.auto import tqdm
+
+from kit.config import RunConfig
+
+
+class Progress:
+    """Shows how far a run is. `KIT_HEADLESS` in the environment means that nobody watches."""
+
+    def __init__(self, config: RunConfig, num_batches: int):
+        self.config, self.num_batches, self.began = config, num_batches, time.perf_counter()
+        in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
+        self.bar = tqdm(
+            total=config.epochs * num_batches,
+            desc=config.method,
+            unit="step",
+            disable=not (sys.stderr.isatty() or in_notebook),
+        )
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bar.close()
+
+    def step(self, epoch: int, batch: int) -> None:
+        """Say that `batch` batches of epoch `epoch` (from 0) are done."""
+        self.bar.update(epoch * self.num_batches + batch - self.bar.n)
+
+    def epoch(self, epoch: int, accuracy: Mapping[str, Sequence[float]]) -> None:
+        """Say that epoch `epoch` (from 1) ended with these accuracies of every exit on each split."""
+        exits = " ".join(f"{value:.3f}" for value in accuracy["val"])
+        if self.bar.disable:
+            seconds = time.perf_counter() - self.began
+            line = f"{self.config.method:>10}  epoch {epoch:>3}/{self.config.epochs}  val by exit: {exits}"
+            print(f"{line}  {seconds:6.1f} s", flush=True)
+        else:
+            self.bar.set_postfix_str(f"val {exits}")

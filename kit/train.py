@@ -1,0 +1,244 @@
+"""Training: the walk over the blocks, epoch by epoch, with evaluation, checkpoints and resumption."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from kit import checkpoints, data, seeds
+from kit.blocks.backbones import backbone
+from kit.blocks.cuts import PAPER_CUTS
+from kit.blocks.net import Net
+from kit.blocks.split import split
+from kit.config import RunConfig
+from kit.methods import decouple
+from kit.progress import Progress
+from kit.records import History
+
+EVALUATION_BATCH = 512
+
+
+def run(config: RunConfig) -> History:
+    """Load the data, build the net, train, evaluate, and record into the config's folder.
+
+    If that folder holds a checkpoint of the same settings, go on from there; the end is bit for bit that of a run
+    never stopped. Raises ValueError for settings that cannot be, and before any training.
+    """
+    loaded = load_data(config)
+    return fit(build(config, loaded), loaded, config)
+
+
+def load_data(config: RunConfig) -> data.Data:
+    """Return the config's dataset, with its subset, validation split and label noise."""
+    return data.load_data(
+        config.dataset,
+        config.root,
+        val_fraction=config.val_fraction,
+        limit=config.limit,
+        seed=config.data_seed,
+        noise=config.noise,
+        noise_rate=config.noise_rate,
+        image_size=config.image_size,
+    )
+
+
+def build(config: RunConfig, loaded: data.Data) -> Net:
+    """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method."""
+    device = config.resolved_device()
+    channels, *_, side = loaded.shape
+    with seeds.seeded(config.seed, "backbone"):
+        options = dict(config.backbone_options)
+        model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options).to(device)
+    example = torch.zeros(2, *loaded.shape, device=device)
+    balance, at = config.cuts, None
+    if not isinstance(config.cuts, str):
+        balance, at = "params", config.cuts
+    elif config.cuts == "auto":
+        balance, at = "params", PAPER_CUTS.get((config.backbone, config.num_blocks))
+    return decouple(
+        split(model, config.num_blocks, example, balance=balance, at=at and list(at)),
+        config.method,
+        loaded.num_classes,
+        example,
+        config.context,
+        config.optimizer,
+        config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        precision=config.precision,
+        seed=config.seed,
+        **config.options,
+    )
+
+
+def fit(net: Net, loaded: data.Data, config: RunConfig) -> History:
+    """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
+
+    Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
+    a checkpoint is written each epoch and every `checkpoint_steps` steps, the best epoch's weights (by validation) go
+    to `best.pt`, and a checkpoint that is there already is gone on from.
+    """
+    _check(net, loaded, config)
+    with _only_one(config.folder):
+        return _Fit(net, loaded, config).run()
+
+
+@torch.no_grad()
+def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
+    """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
+    device = next(net.parameters()).device
+    correct = torch.zeros(net.num_exits, device=device)
+    for x, y in loaded.batches(split, EVALUATION_BATCH, device=device):
+        correct += torch.stack([(logits.argmax(1) == y).sum() for logits in net.predict(x)])
+    return (correct / len(getattr(loaded, split))).tolist()
+
+
+class _Fit:
+    """One call of `fit`: the position in the run, the sums of the epoch, the record."""
+
+    def __init__(self, net: Net, loaded: data.Data, config: RunConfig):
+        self.net, self.data, self.config = net, loaded, config
+        self.device = next(net.parameters()).device
+        self.history = History(config.identity())
+        self.epoch, self.batch = 0, 0
+        self.sums: list[dict[str, Tensor]] = [{} for _ in net]
+        self.best = -1.0
+        self.num_batches = loaded.num_batches("train", config.batch_size)
+        warmup = round(config.warmup_epochs * self.num_batches)
+        for block in net:
+            block.set_schedule(config.schedule, config.epochs * self.num_batches, warmup)
+
+    def run(self) -> History:
+        self._resume()
+        with Progress(self.config, self.num_batches) as progress:
+            while self.epoch < self.config.epochs:
+                self._train_epoch(progress)
+                self._evaluate_epoch(progress)
+        if self.config.folder:
+            self.history.save(self.config.folder)
+        return self.history
+
+    def _train_epoch(self, progress: Progress) -> None:
+        config, begin, first = self.config, time.perf_counter(), self.batch
+        batches = self.data.batches(
+            "train",
+            config.batch_size,
+            epoch=self.epoch,
+            start=self.batch,
+            seed=config.seed,
+            augment=config.augment,
+            device=self.device,
+        )
+        self.net.train()
+        for x, y in batches:
+            self.net.step(x, y)
+            self._add_terms()
+            self.batch += 1
+            progress.step(self.epoch, self.batch)
+            if config.checkpoint_steps and self.batch % config.checkpoint_steps == 0:
+                self._checkpoint()
+        self._check_finite()
+        seconds = time.perf_counter() - begin
+        if steps := self.batch - first:
+            self.history.cost_rows += [
+                (self.epoch, "train_seconds", seconds, "s"),
+                (self.epoch, "step_seconds", seconds / steps, "s"),
+            ]
+
+    def _add_terms(self) -> None:
+        for sums, block in zip(self.sums, self.net, strict=True):
+            for name, term in block.last_terms.items():
+                sums[name] = sums[name] + term if name in sums else term
+        # On the processor a look costs nothing; on a GPU it would wait for the queue, so it is taken now and then.
+        if self.device.type == "cpu" or self.batch % 50 == 0:
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        for k, sums in enumerate(self.sums, 1):
+            for name, total in sums.items():
+                if not torch.isfinite(total):
+                    kept = f" The last good checkpoint is kept in {self.config.folder}." if self.config.folder else ""
+                    raise FloatingPointError(
+                        f"block {k}: its loss term {name!r} became {total.item()} in epoch {self.epoch + 1}, "
+                        f"step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or fp32"
+                    )
+
+    def _evaluate_epoch(self, progress: Progress) -> None:
+        step = (self.epoch + 1) * self.num_batches
+        rows, epoch = self.history.rows, self.epoch + 1
+        for k, sums in enumerate(self.sums, 1):
+            rows += [(step, epoch, "train", k, name, total.item() / self.num_batches) for name, total in sums.items()]
+        accuracy = {split: evaluate(self.net, self.data, split) for split in ("val", "test")}
+        for split, values in accuracy.items():
+            rows += [(step, epoch, split, k, "accuracy", value) for k, value in enumerate(values, 1)]
+        self.epoch, self.batch, self.sums = epoch, 0, [{} for _ in self.net]
+        progress.epoch(epoch, accuracy)
+        if self.config.folder:
+            if max(accuracy["val"]) > self.best:
+                weights = {"epoch": epoch, "net": self.net.state_dict()}
+                checkpoints.save(self.config.folder / checkpoints.BEST, self.config.identity(), weights)
+            self.best = max(self.best, *accuracy["val"])
+            self._checkpoint()
+            self.history.save(self.config.folder)
+
+    def _checkpoint(self) -> None:
+        if not self.config.folder:
+            return
+        self._check_finite()
+        state = {
+            "blocks": [block.training_state() for block in self.net],
+            "random_state": torch.get_rng_state(),
+            "position": {"epoch": self.epoch, "batch": self.batch},
+            "sums": self.sums,
+            "best": self.best,
+            "rows": self.history.rows,
+            "cost_rows": self.history.cost_rows,
+        }
+        checkpoints.save(self.config.folder / checkpoints.LATEST, self.config.identity(), state)
+
+    def _resume(self) -> None:
+        path = self.config.folder and self.config.folder / checkpoints.LATEST
+        if not path or not path.exists():
+            return
+        state = checkpoints.load(path, self.config.identity(), self.device)
+        for block, saved in zip(self.net, state["blocks"], strict=True):
+            block.load_training_state(saved)
+        torch.set_rng_state(state["random_state"].cpu())
+        self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
+        self.sums, self.best = state["sums"], state["best"]
+        self.history.rows = [tuple(row) for row in state["rows"]]
+        self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
+
+
+def _check(net: Net, loaded: data.Data, config: RunConfig) -> None:
+    for split in ("train", "val", "test"):
+        if len(getattr(loaded, split)) == 0:
+            raise ValueError(f"the {split} split of {loaded.name} is empty: raise limit or val_fraction")
+    if loaded.num_classes != net.num_classes:
+        raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
+    if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
+        raise ValueError(
+            f"batch_size={config.batch_size} with {len(loaded.train)} training images: "
+            "batch norm and batch-wise losses take at least 2 images per step"
+        )
+
+
+@contextmanager
+def _only_one(folder: Path | None) -> Iterator[None]:
+    """Hold the folder's lock, which a killed process lets go of by itself."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another output") from error

@@ -1,0 +1,194 @@
+"""`kit.notebook` on small notebooks with real kernels."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kit.notebook import NotebookFailed, main, run_notebook
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = """epochs: int = 1  # passes over the training set
+quick: bool = True
+output: str = "results"  # where figures and tables go"""
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """Return a function that writes a notebook of these cells, with the parameters cell first."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*sources: str, parameters: str = PARAMETERS) -> Path:
+        cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+        cells += [nbformat.v4.new_code_cell(source) for source in sources]
+        for cell in cells:
+            cell.pop("id")  # as old notebooks are
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, nbformat_minor=4), "lesson.ipynb")
+        return Path("lesson.ipynb")
+
+    return write
+
+
+def start(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "kit.notebook", *arguments]
+    return subprocess.Popen(command, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, **options)
+
+
+def printed(path: str) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+
+
+def test_puts_notebook_and_page_in_place_and_says_where_the_rest_is(notebook, capfd):
+    source = notebook(
+        "import os, pathlib",
+        "pathlib.Path(output).mkdir(); [open(f'{output}/{n}', 'w') for n in ('a.png', 'b.parquet', 'c.txt')]",
+        "print(f'{epochs=} {quick=} {os.getcwd()}')",
+    )
+    before = source.read_bytes()
+    arguments = f"{source} new/{{}}.ipynb --html -p epochs 3 -p quick False".split()
+    assert main(arguments) == 0
+    out, err = capfd.readouterr()
+    assert out.splitlines() == [
+        f"epochs=3 quick=False {os.getcwd()}",
+        "notebook  new/{}.ipynb",
+        "page      new/{}.html",
+        "figure    results/a.png",
+        "table     results/b.parquet",
+    ]
+    assert err == ""
+    assert source.read_bytes() == before
+    assert sorted(os.listdir("new")) == ["{}.html", "{}.ipynb"]
+    assert "epochs=3" in printed("new/{}.ipynb")
+    assert "epochs=3" in Path("new/{}.html").read_text()
+
+
+def test_the_kernel_is_this_python_with_an_ipython_folder_of_its_own(notebook, monkeypatch):
+    foreign = Path("jupyter/kernels/python3")
+    source = notebook(
+        "import os, sys, json, pathlib",
+        "names = ('IPYTHONDIR', 'KIT_HEADLESS', 'MPLBACKEND')",
+        "pathlib.Path('it.json').write_text(json.dumps([sys.executable, *map(os.environ.get, names)]))",
+    )
+    foreign.mkdir(parents=True)
+    kernel = {"argv": ["/nowhere/python", "{connection_file}"], "display_name": "x", "language": "python"}
+    (foreign / "kernel.json").write_text(json.dumps(kernel))
+    monkeypatch.setenv("JUPYTER_PATH", str(Path("jupyter").resolve()))
+    monkeypatch.setenv("IPYTHONDIR", "mine")
+    assert run_notebook(source, "out.ipynb") == Path("out.ipynb")
+    executable, folder, headless, backend = json.loads(Path("it.json").read_text())
+    assert executable == sys.executable
+    assert folder not in ("mine", None)
+    assert not Path(folder).exists()
+    assert not Path("mine").exists()
+    assert (headless, backend) == ("1", "module://matplotlib_inline.backend_inline")
+    assert os.environ["IPYTHONDIR"] == "mine"
+
+
+def test_a_failing_cell_keeps_the_last_good_notebook(notebook, capfd):
+    Path("out.ipynb").write_text("the last good one")
+    source = notebook("print('so far')", "if epochs > 1:\n    raise ValueError('no such thing')", "print('not here')")
+    assert main(f"{source} out.ipynb -p epochs 2".split()) == 1
+    assert capfd.readouterr().err.splitlines() == [
+        "error: In [4] raised ValueError: no such thing",
+        "the notebook as far as it got: out.failed.ipynb",
+    ]
+    assert Path("out.ipynb").read_text() == "the last good one"
+    assert printed("out.failed.ipynb") == "so far\n"
+    assert sorted(os.listdir()) == ["lesson.ipynb", "out.failed.ipynb", "out.ipynb"]
+
+    run_notebook(source, "out.ipynb")
+    assert printed("out.ipynb") == "so far\nnot here\n"
+    assert sorted(os.listdir()) == ["lesson.ipynb", "out.ipynb"]
+
+
+def test_a_dead_kernel_and_a_slow_cell_are_failures(notebook):
+    source = notebook("import os, time\nos._exit(9) if quick else time.sleep(60)")
+    with pytest.raises(NotebookFailed, match="the kernel died"):
+        run_notebook(source, "out.ipynb")
+    with pytest.raises(NotebookFailed, match=r"In \[3\] ran for more than 1 s"):
+        run_notebook(source, "out.ipynb", {"quick": False}, timeout=1)
+    assert sorted(os.listdir()) == ["lesson.ipynb", "out.failed.ipynb"]
+
+
+def test_lines_arrive_while_the_cell_runs(notebook):
+    source = notebook(
+        "import pathlib, sys, time",
+        "for epoch in range(2):\n"
+        "    print('epoch', epoch)\n"
+        "    while not pathlib.Path(f'seen{epoch}').exists(): time.sleep(0.05)",
+        "print('done', file=sys.stderr)",
+    )
+    run = start(str(source), "out.ipynb", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    overdue = threading.Timer(50, run.kill)
+    overdue.start()
+    for epoch in range(2):
+        assert run.stdout.readline() == f"epoch {epoch}\n"
+        Path(f"seen{epoch}").touch()
+    out, err = run.communicate()
+    overdue.cancel()
+    assert (run.returncode, out, err) == (0, "notebook  out.ipynb\n", "done\n")
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
+def test_an_ended_run_leaves_no_notebook_and_no_kernel(notebook, end, code):
+    source = notebook("import os, time", "print(os.getpid())\ntime.sleep(60)")
+    run = start(str(source), "out.ipynb", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    kernel = int(run.stdout.readline())
+    run.send_signal(end)
+    assert run.wait(30) == code
+    run.stdout.close()
+    assert not Path("out.ipynb").exists()
+    assert Path("out.failed.ipynb").exists() == (end != signal.SIGKILL)
+    for _ in range(100):
+        if not _alive(kernel):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"the kernel {kernel} still runs")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat")
+        return not (state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] == "Z")
+    except ProcessLookupError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("lesson.ipynb out.ipynb -p epoch 3", "unknown parameter 'epoch': did you mean 'epochs'? Choose one of epochs"),
+        ("lesson.ipynb out.ipynb -p epochs three", "epochs='three', but it must be int, such as 1 (passes over"),
+        ("leson.ipynb out.ipynb", "did you mean 'lesson.ipynb'?"),
+        ("lesson.ipynb lesson.ipynb", "lesson.ipynb is the notebook itself"),
+        ("lesson.ipynb out", "its name must end in .ipynb"),
+        ("lesson.ipynb out.ipynb --timeout 0", "timeout=0, but it must be 1 or more seconds"),
+        ("lesson.ipynb lesson.ipynb/out.ipynb", "lesson.ipynb"),
+    ],
+)
+def test_refuses_at_once(notebook, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("a kernel was started"))
+    notebook()
+    assert main(arguments.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert os.listdir() == ["lesson.ipynb"]
+
+
+def test_lists_the_parameters(notebook, capsys):
+    assert main([str(notebook()), "--list"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "epochs: int = 1                          passes over the training set",
+        "quick: bool = True                       ",
+        "output: str = 'results'                  where figures and tables go",
+    ]

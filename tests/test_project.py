@@ -1,0 +1,166 @@
+"""What holds for the project as a whole: its set-up, the shape of its code, its notebooks."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from kit.parameters import read_parameters
+
+ROOT = Path(__file__).parent.parent
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / "kit").rglob("*.py"))
+}
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+TARGETS = ["setup", "demo", "test", "lab", "lint", "bench", "data"]
+
+
+# The rooms of DESIGN.md and what each may import besides itself; the foundations are open to all.
+FOUNDATIONS = {"errors", "files", "seeds", "tune"}
+ROOMS = {name: set() for name in FOUNDATIONS} | {
+    "losses": set(),
+    "data": FOUNDATIONS - {"tune"},
+    "blocks": FOUNDATIONS | {"losses"},
+    "methods": FOUNDATIONS | {"losses", "blocks"},
+    "train": FOUNDATIONS | {"losses", "blocks", "methods", "data"},
+    "parameters": FOUNDATIONS,
+    "notebook": FOUNDATIONS | {"parameters"},
+    "pipeline": FOUNDATIONS | {"losses", "blocks", "methods", "data", "train"},
+    "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
+}
+ALSO_TRAIN = {"config", "records", "checkpoints", "progress"}  # files beside kit/train.py, of the same room
+
+
+def room(module: str) -> str:
+    name = module.split(".")[1]
+    return "train" if name in ALSO_TRAIN else name
+
+
+def imports(module: str) -> set[str]:
+    """Return every module that this one names in an import, wherever in the file it stands."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} line {node.lineno}: write the import in full, from kit…"
+            whole = {alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in whole.values()}
+    return names
+
+
+INSIDE = {module: imports(module) & MODULES.keys() for module in MODULES if module != "kit"}
+
+
+def test_imports_have_no_cycle():
+    list(TopologicalSorter(INSIDE).static_order())
+
+
+@pytest.mark.parametrize("module", INSIDE)
+def test_imports_follow_the_table(module):
+    own = room(module)
+    assert own in ROOMS, f"{module} is in no room of DESIGN.md"
+    wrong = {name for name in INSIDE[module] if name == "kit" or not {room(name), name} & (ROOMS[own] | {own})}
+    assert not wrong, f"{module} may not import {', '.join(sorted(wrong))}"
+
+
+def test_losses_are_functions_of_tensors_and_nothing_else():
+    outside = {name.split(".")[0] for name in imports("kit.losses")} - sys.stdlib_module_names
+    assert outside == {"torch"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_file_is_too_long(module):
+    assert len(MODULES[module].read_text().splitlines()) <= 300
+
+
+@pytest.mark.parametrize("module", MODULES.keys() - {"kit.blocks.block", "kit.pipeline.delayed"})
+def test_only_a_block_steps(module):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            call = ast.unparse(node.func)
+            assert not re.search(r"\.backward$|optimi[sz]er\w*\.step$", call), f"{module} line {node.lineno}: {call}()"
+
+
+def test_import_kit_is_light():
+    code = "import kit, json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"torchvision", "pandas", "matplotlib", "sklearn", "seaborn", "papermill"}
+    assert not heavy & set(json.loads(done.stdout))
+
+
+# Set-up
+
+
+def test_environment_yml_is_conda_python_and_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    assert environment["dependencies"] == [
+        f"python{PROJECT['requires-python']}",
+        "pip",
+        {"pip": ["-c constraints.txt", "-e .[dev]"]},
+    ]
+
+
+def test_every_dependency_is_pinned():
+    def canonical(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", name)[0]).lower()
+
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    wanted = sum(PROJECT["optional-dependencies"].values(), PROJECT["dependencies"])
+    assert {canonical(name) for name in wanted} <= {canonical(line.split("==")[0]) for line in lines}
+
+
+def test_make_lists_its_targets():
+    done = subprocess.run(["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  make (\w+) +\S", done.stdout, re.MULTILINE)
+    assert listed == ["help", *TARGETS, "clean"]
+
+
+def test_make_refuses_an_old_python(tmp_path):
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    done = subprocess.run(["make", "setup", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "error: Python 3.11 or newer is needed, and 'false' is not" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_both_ways_of_ci_call_make():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    commands = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert {"make demo", "make test"} <= set(commands)
+    run = ROOT / ".ci/run"
+    assert os.access(run, os.X_OK)
+    assert {"set -euo pipefail", "make test"} <= set(run.read_text().splitlines())
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_stored_clean(path):
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None, "stored with outputs; run nbstripout"
+        assert cell.cell_type != "code" or not re.search(r"^\s*class \w", cell.source, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_describes_every_parameter(path):
+    declared = read_parameters(path)
+    assert all(parameter.help for parameter in declared.values())
+    assert "output" in declared
