@@ -16,23 +16,25 @@ help:  ## list these targets
 
 setup: $(READY)  ## make .venv with everything in it (PYTHON=python3.12 to choose the interpreter)
 
-# The stamp comes last: a set-up that was interrupted is taken up again.
+# The stamp comes last: a set-up that was interrupted is taken up again. Compiling all of torch to bytecode would take
+# a minute, and Python does it for what is imported anyway.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "error: Python 3.11 or newer is needed, and '$(PYTHON)' is not; try make $(MAKECMDGOALS) PYTHON=python3.12" >&2; \
 		exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]" --constraint constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[dev]" --constraint constraints.txt
 	touch $@
 
 demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, into runs/demo
-	$(BIN)/python -m kit.tune $(BIN)/python -m kit.notebook $(DEMO) runs/demo/$(notdir $(DEMO)) -p output runs/demo --html
+	$(BIN)/python -m kit.notebook $(DEMO) runs/demo/$(notdir $(DEMO)) -p output runs/demo --html
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
 
+# Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
 lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/python -m kit.tune $(BIN)/jupyter lab notebooks
+	$(BIN)/python -m kit.tune $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)"
 
 lint: $(READY)  ## check style, and that notebooks are stored without outputs
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ mode with the same random numbers; `train()` and `eval()` reach every layer. End
 import argparse
 import json
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -67,7 +68,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="torchvision classifiers; all of them by default")
     parser.add_argument("--quick", action="store_true", help="one model of each family")
-    parser.add_argument("--limit", type=int, default=100, help="millions of parameters up to which training is compared")
+    parser.add_argument(
+        "--limit", type=int, default=100, help="millions of parameters up to which training is compared"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/split_torchvision.json")
     return parser.parse_args()
 
@@ -78,7 +81,16 @@ def classifiers() -> list[str]:
 
 def check(name: str, limit: int) -> dict:
     """Cut one model and compare; `seconds` is the cutting alone. A failure is put down in `error`."""
-    row = {"case": name, "params": 0, "places": 0, "seconds": 0.0, "largest": 0.0, "exact": "-", "train": "-", "error": ""}
+    row = {
+        "case": name,
+        "params": 0,
+        "places": 0,
+        "seconds": 0.0,
+        "largest": 0.0,
+        "exact": "-",
+        "train": "-",
+        "error": "",
+    }
     size = 299 if name == "inception_v3" else 224
     try:
         torch.manual_seed(0)
@@ -132,16 +144,12 @@ def same_output(model: nn.Module, stages: list[nn.Module], x: torch.Tensor) -> s
 
 def write(rows: list[dict], args: argparse.Namespace) -> None:
     """Write the table as the JSON that all benchmarks share."""
-    units = {"params": "", "places": "", "seconds": "s", "largest": "share"}
+    units = {"params": "", "places": "", "seconds": "s", "largest": "share", "ok": ""}
     measured = [
         {"case": row["case"], "metric": metric, "value": row[metric], "unit": unit, "n": 1}
         | {"min": row[metric], "max": row[metric]}
-        for row in rows
+        for row in (row | {"ok": int(not row["error"])} for row in rows)
         for metric, unit in units.items()
-    ]
-    measured += [
-        {"case": row["case"], "metric": "ok", "value": int(not row["error"]), "unit": "", "n": 1, "min": 0, "max": 1}
-        for row in rows
     ]
     versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__}
     settings = {"num_blocks": NUM_BLOCKS, "balance": "params", "batch": 2, "num_classes": 1000, "limit": args.limit}
@@ -152,8 +160,6 @@ def write(rows: list[dict], args: argparse.Namespace) -> None:
 
 def revision() -> str:
     """Return the commit the code stands at, or "unknown" outside a repository."""
-    import subprocess
-
     done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else "unknown"
 

@@ -25,7 +25,7 @@ def load(path: Path, config: Mapping, device: torch.device) -> dict:
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a checkpoint ({reason}). {_WAY_OUT}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this kit ({FORMAT!r} expected). {_WAY_OUT}")

@@ -12,6 +12,7 @@ import torch
 
 from kit import methods
 from kit.blocks import optim, precision
+from kit.blocks.backbones import BACKBONES, backbone_names
 from kit.data import AUGMENTATIONS, DATASETS, NOISE
 from kit.errors import unknown
 
@@ -115,10 +116,17 @@ class RunConfig:
     checkpoint_steps: int | None = None
     """Steps between checkpoints within an epoch; None writes one per epoch."""
 
+    def __new__(cls, **settings: object) -> RunConfig:
+        for name in settings:
+            if name not in cls.__dataclass_fields__:
+                raise unknown("setting", name, cls.__dataclass_fields__)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         one_of = {
             "dataset": DATASETS,
             "noise": NOISE,
+            "context": methods.CONTEXTS,
             "optimizer": optim.OPTIMIZERS,
             "schedule": optim.SCHEDULES,
             "precision": precision.PRECISIONS,
@@ -131,6 +139,12 @@ class RunConfig:
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
         methods.lookup(self.method, self.options)
+        if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
+            raise unknown("backbone", self.backbone, known)
+        try:
+            self.resolved_device()
+        except RuntimeError as error:
+            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
         self._check_ranges()
 
     def _check_ranges(self) -> None:

@@ -97,6 +97,10 @@ METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, me
 """Every method's name with a line on what it is."""
 
 
+CONTEXTS = ("none",)
+"""What a block may see beside its predecessor's output."""
+
+
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
     """Return the method of that name; ValueError for a name or an option that does not exist."""
     if name not in REGISTRY:
@@ -132,8 +136,8 @@ def decouple(
     for every block. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
     an unknown name, and for an optimizer, precision or option that does not exist.
     """
-    if context != "none":
-        raise unknown("context", context, ["none"])
+    if context not in CONTEXTS:
+        raise unknown("context", context, CONTEXTS)
     chosen = lookup(method, options)
     dtype = resolve(precision, example.device)
     make_optimizer = partial(

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from kit import tune
 from kit.files import atomic
 from kit.parameters import Parameter, check, read_parameters
 
@@ -102,7 +103,8 @@ def _this_python(folder: str) -> type:
         transport_encryption = "auto"  # nobody else on the machine reads along
         kernel_spec = KernelSpec(
             **get_kernel_dict(),
-            env={
+            env=tune.environment()
+            | {
                 "IPYTHONDIR": folder,  # runs side by side must not share one history database
                 "KIT_HEADLESS": "1",  # no widgets
                 "MPLBACKEND": "module://matplotlib_inline.backend_inline",

@@ -14,16 +14,16 @@ from kit.config import RunConfig
 
 
 class Progress:
-    """Shows how far a run is. `KIT_HEADLESS` in the environment means that nobody watches."""
+    """Shows how far a run is. `KIT_HEADLESS` in the environment means that nobody watches; `quiet` shows nothing."""
 
-    def __init__(self, config: RunConfig, num_batches: int):
-        self.config, self.num_batches, self.began = config, num_batches, time.perf_counter()
+    def __init__(self, config: RunConfig, num_batches: int, quiet: bool = False):
+        self.config, self.num_batches, self.quiet, self.began = config, num_batches, quiet, time.perf_counter()
         in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
         self.bar = tqdm(
             total=config.epochs * num_batches,
             desc=config.method,
             unit="step",
-            disable=not (sys.stderr.isatty() or in_notebook),
+            disable=quiet or not (sys.stderr.isatty() or in_notebook),
         )
 
     def __enter__(self) -> Progress:
@@ -38,6 +38,8 @@ class Progress:
 
     def epoch(self, epoch: int, accuracy: Mapping[str, Sequence[float]]) -> None:
         """Say that epoch `epoch` (from 1) ended with these accuracies of every exit on each split."""
+        if self.quiet:
+            return
         exits = " ".join(f"{value:.3f}" for value in accuracy["val"])
         if self.bar.disable:
             seconds = time.perf_counter() - self.began

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,14 +24,14 @@ from kit.records import History
 EVALUATION_BATCH = 512
 
 
-def run(config: RunConfig) -> History:
+def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
     If that folder holds a checkpoint of the same settings, go on from there; the end is bit for bit that of a run
     never stopped. Raises ValueError for settings that cannot be, and before any training.
     """
     loaded = load_data(config)
-    return fit(build(config, loaded), loaded, config)
+    return fit(build(config, loaded), loaded, config, on_epoch)
 
 
 def load_data(config: RunConfig) -> data.Data:
@@ -78,7 +78,9 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
     )
 
 
-def fit(net: Net, loaded: data.Data, config: RunConfig) -> History:
+def fit(
+    net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
+) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
     Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
@@ -87,7 +89,7 @@ def fit(net: Net, loaded: data.Data, config: RunConfig) -> History:
     """
     _check(net, loaded, config)
     with _only_one(config.folder):
-        return _Fit(net, loaded, config).run()
+        return Fit(net, loaded, config, on_epoch).run()
 
 
 @torch.no_grad()
@@ -100,13 +102,22 @@ def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
     return (correct / len(getattr(loaded, split))).tolist()
 
 
-class _Fit:
-    """One call of `fit`: the position in the run, the sums of the epoch, the record."""
+class Fit:
+    """One call of `fit`: the position in the run, the sums of the epoch, the record.
 
-    def __init__(self, net: Net, loaded: data.Data, config: RunConfig):
-        self.net, self.data, self.config = net, loaded, config
+    A rank of the pipeline is the same run over some of the blocks (`kit.pipeline.stage`): it replaces where signals
+    come from, what is gathered from other ranks, and where the state is kept.
+    """
+
+    quiet = False
+
+    def __init__(
+        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
+    ):
+        self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
         self.device = next(net.parameters()).device
-        self.history = History(config.identity())
+        self.identity = config.identity()
+        self.history = History(self.identity)
         self.epoch, self.batch = 0, 0
         self.sums: list[dict[str, Tensor]] = [{} for _ in net]
         self.best = -1.0
@@ -116,17 +127,36 @@ class _Fit:
             block.set_schedule(config.schedule, config.epochs * self.num_batches, warmup)
 
     def run(self) -> History:
-        self._resume()
-        with Progress(self.config, self.num_batches) as progress:
+        self.resume()
+        with Progress(self.config, self.num_batches, self.quiet) as progress:
             while self.epoch < self.config.epochs:
                 self._train_epoch(progress)
                 self._evaluate_epoch(progress)
-        if self.config.folder:
-            self.history.save(self.config.folder)
+                if self.on_epoch:
+                    self.on_epoch(self.epoch, self.net)
+        self.save_record()
         return self.history
 
     def _train_epoch(self, progress: Progress) -> None:
-        config, begin, first = self.config, time.perf_counter(), self.batch
+        begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps
+        self.net.train()
+        for _ in self.steps():
+            self._add_terms()
+            self.batch += 1
+            progress.step(self.epoch, self.batch)
+            if every and self.batch % every == 0:
+                self._checkpoint()
+        self._check_finite()
+        seconds = time.perf_counter() - begin
+        if steps := self.batch - first:
+            self.history.cost_rows += [
+                (self.epoch, "train_seconds", seconds, "s"),
+                (self.epoch, "step_seconds", seconds / steps, "s"),
+            ]
+
+    def steps(self) -> Iterator[None]:
+        """Train on the rest of the epoch's batches, one at each turn."""
+        config = self.config
         batches = self.data.batches(
             "train",
             config.batch_size,
@@ -136,21 +166,9 @@ class _Fit:
             augment=config.augment,
             device=self.device,
         )
-        self.net.train()
         for x, y in batches:
             self.net.step(x, y)
-            self._add_terms()
-            self.batch += 1
-            progress.step(self.epoch, self.batch)
-            if config.checkpoint_steps and self.batch % config.checkpoint_steps == 0:
-                self._checkpoint()
-        self._check_finite()
-        seconds = time.perf_counter() - begin
-        if steps := self.batch - first:
-            self.history.cost_rows += [
-                (self.epoch, "train_seconds", seconds, "s"),
-                (self.epoch, "step_seconds", seconds / steps, "s"),
-            ]
+            yield
 
     def _add_terms(self) -> None:
         for sums, block in zip(self.sums, self.net, strict=True):
@@ -161,58 +179,86 @@ class _Fit:
             self._check_finite()
 
     def _check_finite(self) -> None:
-        for k, sums in enumerate(self.sums, 1):
+        for block, sums in zip(self.net, self.sums, strict=True):
             for name, total in sums.items():
                 if not torch.isfinite(total):
                     kept = f" The last good checkpoint is kept in {self.config.folder}." if self.config.folder else ""
                     raise FloatingPointError(
-                        f"block {k}: its loss term {name!r} became {total.item()} in epoch {self.epoch + 1}, "
+                        f"block {block.index + 1}: its loss term {name!r} became {total.item()} in epoch {self.epoch + 1}, "
                         f"step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or fp32"
                     )
 
     def _evaluate_epoch(self, progress: Progress) -> None:
         step = (self.epoch + 1) * self.num_batches
         rows, epoch = self.history.rows, self.epoch + 1
-        for k, sums in enumerate(self.sums, 1):
-            rows += [(step, epoch, "train", k, name, total.item() / self.num_batches) for name, total in sums.items()]
-        accuracy = {split: evaluate(self.net, self.data, split) for split in ("val", "test")}
+        rows += [(step, epoch, "train", k, name, value) for k, name, value in self.mean_terms()]
+        accuracy = {split: self.accuracy(split) for split in ("val", "test")}
         for split, values in accuracy.items():
             rows += [(step, epoch, split, k, "accuracy", value) for k, value in enumerate(values, 1)]
         self.epoch, self.batch, self.sums = epoch, 0, [{} for _ in self.net]
         progress.epoch(epoch, accuracy)
         if self.config.folder:
             if max(accuracy["val"]) > self.best:
-                weights = {"epoch": epoch, "net": self.net.state_dict()}
-                checkpoints.save(self.config.folder / checkpoints.BEST, self.config.identity(), weights)
+                self.save_best()
             self.best = max(self.best, *accuracy["val"])
             self._checkpoint()
-            self.history.save(self.config.folder)
+        self.save_record()
+
+    def mean_terms(self) -> list[tuple[int, str, float]]:
+        """Return the block (from 1), name and mean over the epoch of every loss term."""
+        terms = [(b.index + 1, *term) for b, sums in zip(self.net, self.sums, strict=True) for term in sums.items()]
+        return [(k, name, total.item() / self.num_batches) for k, name, total in terms]
+
+    def accuracy(self, split: str) -> list[float]:
+        """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
+        return evaluate(self.net, self.data, split)
 
     def _checkpoint(self) -> None:
-        if not self.config.folder:
+        if self.config.folder:
+            self._check_finite()
+            self.save()
+
+    def save(self) -> None:
+        """Write all that `resume` needs to go on from here."""
+        state = {"blocks": [block.training_state() for block in self.net], "random_state": torch.get_rng_state()}
+        state |= {"sums": self.sums, **self.state()}
+        checkpoints.save(self.config.folder / checkpoints.LATEST, self.identity, state)
+
+    def save_best(self) -> None:
+        """Keep the weights as they are now as those of the best epoch."""
+        weights = {"epoch": self.epoch, "net": self.net.state_dict()}
+        checkpoints.save(self.config.folder / checkpoints.BEST, self.identity, weights)
+
+    def save_record(self) -> None:
+        """Write the record so far into the folder."""
+        if self.config.folder:
+            self.history.save(self.config.folder)
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint, if it holds one."""
+        path = self.config.folder and self.config.folder / checkpoints.LATEST
+        if not path or not path.exists():
             return
-        self._check_finite()
-        state = {
-            "blocks": [block.training_state() for block in self.net],
-            "random_state": torch.get_rng_state(),
+        state = checkpoints.load(path, self.identity, self.device)
+        for block in self.net:
+            block.load_training_state(state["blocks"][block.index])
+        self.sums = [state["sums"][block.index] for block in self.net]
+        torch.set_rng_state(state["random_state"].cpu())
+        self.load_state(state)
+
+    def state(self) -> dict:
+        """Return where the run stands and what it recorded; not what its blocks hold."""
+        return {
             "position": {"epoch": self.epoch, "batch": self.batch},
-            "sums": self.sums,
             "best": self.best,
             "rows": self.history.rows,
             "cost_rows": self.history.cost_rows,
         }
-        checkpoints.save(self.config.folder / checkpoints.LATEST, self.config.identity(), state)
 
-    def _resume(self) -> None:
-        path = self.config.folder and self.config.folder / checkpoints.LATEST
-        if not path or not path.exists():
-            return
-        state = checkpoints.load(path, self.config.identity(), self.device)
-        for block, saved in zip(self.net, state["blocks"], strict=True):
-            block.load_training_state(saved)
-        torch.set_rng_state(state["random_state"].cpu())
+    def load_state(self, state: dict) -> None:
+        """Take over what `state` gave."""
         self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
-        self.sums, self.best = state["sums"], state["best"]
+        self.best = state["best"]
         self.history.rows = [tuple(row) for row in state["rows"]]
         self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
 
@@ -223,6 +269,13 @@ def _check(net: Net, loaded: data.Data, config: RunConfig) -> None:
             raise ValueError(f"the {split} split of {loaded.name} is empty: raise limit or val_fraction")
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
+    for split in ("train", "val", "test"):
+        labels = getattr(loaded, split).labels
+        for label in (labels.min().item(), labels.max().item()):
+            if not 0 <= label < net.num_classes:
+                raise ValueError(
+                    f"label {label} in the {split} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
+                )
     if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
         raise ValueError(
             f"batch_size={config.batch_size} with {len(loaded.train)} training images: "

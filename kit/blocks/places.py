@@ -115,6 +115,7 @@ class Line:
         for place, node in enumerate(self.nodes):
             parts = node.meta["path"].split(".")
             self.ends.update({".".join(parts[: depth + 1]): place for depth in range(len(parts))})
+        self.ends.update({node.meta["path"]: place for place, node in enumerate(self.nodes)})
         self.live = self._live()
         self.single = {
             place: live[0]

@@ -24,6 +24,8 @@ class _Alone(nn.Module):
 class _Tracer(fx.Tracer):
     """Traces down to torch.nn layers and torchvision.ops, and notes in `meta["path"]` where each node comes from."""
 
+    proxy_buffer_attributes = True  # a buffer is read in the graph, not copied into it as a constant
+
     def __init__(self):
         super().__init__(autowrap_modules=(math,))
         self.calls = Counter()
@@ -199,5 +201,6 @@ def _without(graph: fx.Graph, tail: list[fx.Node]) -> fx.Graph:
 def _classifier(layers: list[nn.Module]) -> nn.Module:
     if len(layers) == 1:
         return layers[0]
-    dropout = nn.Dropout(layers[0].p).train(layers[0].training)  # never in place: other heads read the same features
-    return nn.Sequential(dropout, layers[1])
+    classifier = nn.Sequential(nn.Dropout(layers[0].p), layers[1])  # not in place: other heads read the features too
+    classifier.training = classifier[0].training = layers[0].training
+    return classifier

@@ -1,0 +1,307 @@
+"""Runs end to end on real digits: reproducible, resumable after anything, and clear about what cannot be."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+import kit
+from kit import checkpoints
+from kit.data import Data, Split
+from kit.train import build, evaluate, load_data
+
+SETTINGS = dict(
+    backbone="mlp",
+    backbone_options={"depth": 4, "norm": "batch", "hidden": 32},
+    method="deinforeg",
+    options={"widths": [32, 32, 32]},
+    num_blocks=2,
+    epochs=3,
+    batch_size=64,
+    precision="fp32",
+    lr=1e-2,
+    augment="shift",
+)
+
+
+def config(folder=None, **changes):
+    return kit.RunConfig(**(SETTINGS | changes), output=folder and str(folder))
+
+
+def weights(folder):
+    state = torch.load(Path(folder) / checkpoints.LATEST, weights_only=True)
+    return [block["module"] for block in state["blocks"]]
+
+
+def assert_same_weights(a, b):
+    for mine, theirs in zip(weights(a), weights(b), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_a_run_learns_digits_and_repeats_itself(tmp_path):
+    settings = {"augment": "none", "epochs": 8}
+    first = kit.run(config(tmp_path / "a", **settings))
+    again = kit.run(config(tmp_path / "b", **settings))
+    pd.testing.assert_frame_equal(first.table, again.table, check_exact=True)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    assert first.best()["test"] > 0.85
+    other = kit.run(config(seed=1, **settings | {"epochs": 1}))
+    assert not other.table.equals(first.table[first.table["epoch"] == 1])
+
+
+def test_the_record_on_disk_is_the_record(tmp_path):
+    history = kit.run(config(tmp_path))
+    loaded = kit.History.load(tmp_path)
+    pd.testing.assert_frame_equal(loaded.table, history.table)
+    assert loaded.config == config().identity()
+    assert loaded.versions["torch"] == torch.__version__.split("+")[0]
+    assert set(history.table["metric"]) == {"invariance", "variance", "covariance", "ce", "accuracy"}
+    assert history.table["block"].min() == 1
+    assert history.costs["value"].gt(0).all()
+    assert not list(tmp_path.glob(".*.pt")), "a temporary file was left behind"
+
+
+def test_a_finished_run_is_not_run_again(tmp_path):
+    first = kit.run(config(tmp_path))
+    before = (tmp_path / checkpoints.LATEST).stat().st_mtime_ns
+    assert kit.run(config(tmp_path)).table.equals(first.table)
+    assert (tmp_path / checkpoints.LATEST).stat().st_mtime_ns == before
+
+
+SCRIPT = """
+import json, sys, torch
+torch.set_num_threads(1)
+import kit
+kit.run(kit.RunConfig(**json.loads(sys.argv[1])))
+print("finished", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_five_times_and_started_again_it_ends_the_same(tmp_path):
+    """kill -9 at a random moment after training began, five times over: same weights, same table."""
+    import json
+
+    changes = {"epochs": 8, "checkpoint_steps": 3}
+    undisturbed = kit.run(config(tmp_path / "whole", **changes))
+    folder, draw = tmp_path / "killed", random.Random(7)
+    settings = SETTINGS | changes | {"output": str(folder)}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
+    kills = 0
+    while kills < 5:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        stamp = _stamp(folder)
+        while _stamp(folder) == stamp and process.poll() is None:  # it is past loading once it writes a checkpoint
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors.decode() or "it finished before it was killed"
+        kills += 1
+    position = torch.load(folder / checkpoints.LATEST, weights_only=True)["position"]
+    assert position["epoch"] < 8, "the kills came too late to test anything"
+    assert b"finished" in subprocess.run(command, capture_output=True, check=True).stdout
+    assert_same_weights(tmp_path / "whole", folder)
+    pd.testing.assert_frame_equal(kit.History.load(folder).table, undisturbed.table, check_exact=True)
+    best = [torch.load(f / checkpoints.BEST, weights_only=True) for f in (tmp_path / "whole", folder)]
+    assert best[0]["epoch"] == best[1]["epoch"]
+    assert all(torch.equal(best[0]["net"][name], best[1]["net"][name]) for name in best[0]["net"])
+
+
+def _stamp(folder):
+    path = folder / checkpoints.LATEST
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+def test_dropout_and_optimizer_state_go_on_within_an_epoch(tmp_path, monkeypatch):
+    """Stopped in the middle of an epoch by an error, with dropout and momentum on, a run goes on where it was."""
+    changes = {"checkpoint_steps": 5, "method": "greedy", "options": {}, "optimizer": "sgd", "lr": 0.05}
+    whole, folder = tmp_path / "whole", tmp_path / "stopped"
+    loaded = load_data(config())
+
+    def net():
+        net = build(config(**changes), loaded)
+        net[0].body[0] = nn.Sequential(net[0].body[0], nn.Dropout(0.3))
+        return net
+
+    kit.fit(net(), loaded, config(whole, **changes))
+    stopping = net()
+    original = stopping.step
+
+    def interrupted(x, y):
+        if stopping[0].num_steps == 28:
+            raise KeyboardInterrupt
+        original(x, y)
+
+    monkeypatch.setattr(stopping, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        kit.fit(stopping, loaded, config(folder, **changes))
+    assert torch.load(folder / checkpoints.LATEST, weights_only=True)["position"] == {"epoch": 1, "batch": 5}
+    kit.fit(net(), loaded, config(folder, **changes))
+    assert_same_weights(whole, folder)
+    assert kit.History.load(folder).table.equals(kit.History.load(whole).table)
+
+
+def test_best_weights_are_those_of_the_best_epoch_and_not_the_last(tmp_path, monkeypatch):
+    """With validation accuracies .5, .9, .6, the weights kept are those that the second epoch ended with."""
+    accuracies, snapshots = iter([0.5, 0.5, 0.9, 0.9, 0.6, 0.6]), []
+
+    def measured(net, loaded, split):
+        snapshots.append({name: value.clone() for name, value in net.state_dict().items()})
+        return [next(accuracies)] * net.num_exits
+
+    monkeypatch.setattr("kit.train.evaluate", measured)
+    kit.run(config(tmp_path, checkpoint_steps=4))
+    best = torch.load(tmp_path / checkpoints.BEST, weights_only=True)
+    assert best["epoch"] == 2
+    assert all(torch.equal(best["net"][name], value) for name, value in snapshots[2].items())
+    assert not all(torch.equal(best["net"][name], value) for name, value in snapshots[4].items())
+
+
+def test_best_is_chosen_on_validation_only():
+    rows = [(1, 1, "val", 1, "accuracy", 0.6), (1, 1, "val", 2, "accuracy", 0.9), (1, 1, "test", 1, "accuracy", 0.99)]
+    rows += [(1, 1, "test", 2, "accuracy", 0.5)]
+    assert kit.History({}, {}, rows).best() == {"epoch": 1, "block": 2, "val": 0.9, "test": 0.5}
+
+
+def test_evaluation_counts_by_hand():
+    loaded = load_data(config())
+    net = build(config(), loaded)
+    x, y = next(loaded.batches("test", len(loaded.test)))
+    expected = [(logits.argmax(1) == y).double().mean().item() for logits in net.predict(x)]
+    assert evaluate(net, loaded, "test") == pytest.approx(expected)
+
+
+def tiny(train=8, val=4, test=4, num_classes=2):
+    def split(n):
+        return Split(torch.randint(0, 255, (n, 1, 8, 8), dtype=torch.uint8), torch.arange(n) % num_classes)
+
+    classes = tuple(map(str, range(num_classes)))
+    return Data("tiny", split(train), split(val), split(test), (1, 8, 8), classes, torch.zeros(1), torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "data", "message"),
+    [
+        ({"batch_size": 1}, {}, "batch_size=1 .*at least 2 images"),
+        ({}, {"val": 0}, "val split of tiny is empty"),
+        ({}, {"num_classes": 3}, "tiny has 3 classes, but the net answers 2"),
+    ],
+)
+def test_fit_refuses(changes, data, message, tmp_path):
+    settings = config(tmp_path / "run", **changes)
+    with pytest.raises(ValueError, match=message):
+        kit.fit(build(settings, tiny()), tiny(**data), settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_outside_the_classes(tmp_path):
+    data = tiny()
+    data.train.labels[3] = 7
+    with pytest.raises(ValueError, match="label 7 in the train split of tiny: .*0 to 1"):
+        kit.fit(build(config(), tiny()), data, config(tmp_path / "run"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    loaded, settings = tiny(), config(tmp_path, epochs=4)
+    net = build(settings, loaded)
+
+    def poison(module, inputs, output):
+        return output * float("nan") if net[0].num_steps == 3 and net.training else output
+
+    net[1].objective.projector.register_forward_hook(poison)
+    with pytest.raises(FloatingPointError, match=r"block 2: its loss term 'invariance' became nan in epoch 3.*kept in"):
+        kit.fit(net, loaded, settings)
+    state = torch.load(tmp_path / checkpoints.LATEST, weights_only=True)
+    assert state["position"] == {"epoch": 2, "batch": 0}
+    assert all(torch.isfinite(v).all() for block in state["blocks"] for v in block["module"].values())
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_damaged_checkpoint(tmp_path, content):
+    (tmp_path / checkpoints.LATEST).write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint.*Nothing was changed"):
+        kit.run(config(tmp_path))
+    assert (tmp_path / checkpoints.LATEST).read_bytes() == content
+
+
+def test_truncated_checkpoint(tmp_path):
+    kit.run(config(tmp_path, epochs=1))
+    path = tmp_path / checkpoints.LATEST
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        kit.run(config(tmp_path, epochs=1))
+
+
+def test_foreign_checkpoint(tmp_path):
+    torch.save({"weights": torch.ones(3)}, tmp_path / checkpoints.LATEST)
+    with pytest.raises(ValueError, match="not a checkpoint of this kit"):
+        kit.run(config(tmp_path))
+
+
+def test_checkpoint_of_another_config(tmp_path):
+    kit.run(config(tmp_path, epochs=1))
+    before = (tmp_path / checkpoints.LATEST).read_bytes()
+    with pytest.raises(ValueError, match="other settings: epochs=1 there, 2 now, seed=0 there, 5 now"):
+        kit.run(config(tmp_path, epochs=2, seed=5))
+    assert (tmp_path / checkpoints.LATEST).read_bytes() == before
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another run is writing into"):
+        kit.run(config(tmp_path))
+
+
+def test_runs_of_other_settings_have_other_folders():
+    names = {kit.RunConfig(**(SETTINGS | change)).folder for change in ({}, {"seed": 1}, {"lr": 0.1}, {"epochs": 4})}
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "fashon-mnist"}, "unknown dataset 'fashon-mnist': did you mean 'fashion-mnist'"),
+        ({"backbone": "vgg-papr"}, "unknown backbone 'vgg-papr': did you mean 'vgg-paper'"),
+        ({"method": "deinforge"}, "unknown method 'deinforge': did you mean 'deinforeg'"),
+        ({"options": {"width": 3}}, "unknown option.*'width'.*did you mean 'widths'"),
+        ({"optimizer": "admaw"}, "unknown optimizer 'admaw': did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean 'cosine'"),
+        ({"precision": "fp16"}, "unknown precision 'fp16': did you mean '"),
+        ({"augment": "flop"}, "unknown augmentation 'flop'"),
+        ({"noise": "symetric", "noise_rate": 0.2}, "unknown noise 'symetric': did you mean 'symmetric'"),
+        ({"noise": "symmetric", "noise_rate": 20}, r"noise_rate=20, but it has to be a fraction in \[0, 1\]; .*0.2"),
+        ({"noise_rate": 0.2}, "noise='none' with noise_rate=0.2"),
+        ({"noise": "symmetric"}, "noise='symmetric' with noise_rate=0.0"),
+        ({"val_fraction": 1.5}, "val_fraction=1.5.*between 0 and 1"),
+        ({"num_blocks": 0}, "num_blocks=0.*at least 1"),
+        ({"epochs": 0}, "epochs=0"),
+        ({"lr": -1}, "lr=-1.*positive"),
+        ({"cuts": "param"}, "unknown cuts 'param': did you mean 'params'"),
+        ({"context": "E3"}, "unknown context 'E3'"),
+        ({"device": "cpuu"}, "device='cpuu'"),
+    ],
+)
+def test_config_refuses(changes, message):
+    with pytest.raises(ValueError, match=message):
+        kit.RunConfig(**(SETTINGS | changes))
+
+
+def test_an_unknown_setting_suggests_the_nearest():
+    with pytest.raises(ValueError, match="unknown setting 'epoch': did you mean 'epochs'"):
+        kit.RunConfig(epoch=3)
+
+
+def test_more_blocks_than_places(tmp_path):
+    with pytest.raises(ValueError, match=r"num_blocks=40, but .*choose 1 to \d+"):
+        kit.run(config(tmp_path / "run", num_blocks=40))
+    assert not (tmp_path / "run").exists()
