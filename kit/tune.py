@@ -20,6 +20,8 @@ _TUNABLES = {
     "glibc.malloc.trim_threshold": 1 << 40,  # never give the top of the heap back
 }
 
+NVIDIA = Path("/proc/driver/nvidia/version")
+
 
 def environment() -> dict[str, str]:
     """Return the variables to add to a new process's environment; empty where they would not help.
@@ -27,7 +29,7 @@ def environment() -> dict[str, str]:
     That is: not glibc (macOS, musl, Windows), or a machine with an NVIDIA GPU, whose tensors have an allocator of
     their own. Variables that the user has set already win.
     """
-    if platform.libc_ver()[0] != "glibc" or Path("/proc/driver/nvidia/version").exists():
+    if platform.libc_ver()[0] != "glibc" or NVIDIA.exists():
         return {}
     chosen = dict(item.split("=", 1) for item in os.environ.get("GLIBC_TUNABLES", "").split(":") if "=" in item)
     tunables = {name: str(value) for name, value in _TUNABLES.items()} | chosen
