@@ -53,7 +53,8 @@ def report(times: dict, settings: dict, args) -> None:
     for case, name in CASES.items():
         seconds = [answer["step"] for answer in times[case]]
         parts = {part: row(name, part, [answer[part] for answer in times[case]], "s") for part in PARTS}
-        overhead = row(name, "overhead", [1 - sum(a[p] for p in PARTS) / a["walk"] for a in times[case]], "share of step")
+        shares = [1 - sum(answer[part] for part in PARTS) / answer["walk"] for answer in times[case]]
+        overhead = row(name, "overhead", shares, "share of step")
         peak = row(name, "peak resident memory", [answer["peak"] for answer in times[case][-1:]], "bytes")
         total = row(name, "step", seconds, "s")
         rows += [total, *parts.values(), overhead, peak]
@@ -114,7 +115,7 @@ def build(method: str, mode: str, settings: dict):
 
 
 def in_parts(net, x, y) -> dict[str, float]:
-    """Take one step by hand and return the seconds of the bodies, of heads with losses, of the optimizers, and of it all.
+    """Take one step by hand and return the seconds of bodies, heads with losses, optimizers, and of the whole `walk`.
 
     It is `Block.step` with the graph cut between body and head, so that each one's backward can be timed by itself.
     """

@@ -13,7 +13,8 @@ import torch
 from kit import methods
 from kit.blocks import optim, precision
 from kit.blocks.backbones import BACKBONES, backbone_names
-from kit.data import AUGMENTATIONS, DATASETS, NOISE
+from kit.data import AUGMENTATIONS, DATASETS
+from kit.data.noise import check_noise
 from kit.errors import unknown
 
 CUTS = ("auto", "params", "layers", "time", "memory")
@@ -125,7 +126,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_of = {
             "dataset": DATASETS,
-            "noise": NOISE,
             "context": methods.CONTEXTS,
             "optimizer": optim.OPTIMIZERS,
             "schedule": optim.SCHEDULES,
@@ -138,6 +138,7 @@ class RunConfig:
             raise unknown("augmentation", self.augment, AUGMENTATIONS)
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
+        check_noise(self.noise, self.noise_rate)
         methods.lookup(self.method, self.options)
         if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
             raise unknown("backbone", self.backbone, known)
@@ -149,8 +150,6 @@ class RunConfig:
 
     def _check_ranges(self) -> None:
         _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "a fraction between 0 and 1")
-        hint = f"; did you mean {self.noise_rate / 100:g}?" if 1 < self.noise_rate <= 100 else ""
-        _check("noise_rate", self.noise_rate, 0 <= self.noise_rate <= 1, f"a fraction in [0, 1]{hint}")
         _check("width", self.width, self.width > 0, "a positive multiplier")
         _check("lr", self.lr, self.lr > 0, "a positive number")
         _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
@@ -163,11 +162,6 @@ class RunConfig:
         for name in ("limit", "image_size", "checkpoint_steps"):
             value = getattr(self, name)
             _check(name, value, value is None or (isinstance(value, int) and value >= 1), "at least 1, or None")
-        if (self.noise == "none") != (self.noise_rate == 0):
-            raise ValueError(
-                f"noise={self.noise!r} with noise_rate={self.noise_rate}: noise takes a kind and a rate above 0; "
-                f"give both, or neither. Kinds: {', '.join(kind for kind in NOISE if kind != 'none')}"
-            )
 
     @property
     def name(self) -> str:

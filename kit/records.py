@@ -79,7 +79,7 @@ class History:
         """Read what `save` wrote. Raises FileNotFoundError for a folder without a record."""
         folder = Path(folder)
         if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"no run is recorded in {folder}: it has no config.json. Give a run's output folder")
+            raise FileNotFoundError(f"no run is recorded in {folder}: it has no config.json. Give a run's folder")
         head = json.loads((folder / "config.json").read_text())
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("history", "costs")]
         rows, costs = [list(table.itertuples(index=False, name=None)) for table in tables]

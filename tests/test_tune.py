@@ -44,7 +44,9 @@ def test_not_beside_a_gpu(glibc, monkeypatch, tmp_path):
 
 def test_a_command_runs_with_them_and_its_exit_code_comes_back():
     show = "import os, sys; print(os.environ.get('GLIBC_TUNABLES')); sys.exit(3)"
-    done = subprocess.run([sys.executable, "-m", "kit.tune", sys.executable, "-c", show], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "kit.tune", sys.executable, "-c", show], capture_output=True, text=True
+    )
     assert done.returncode == 3
     assert done.stdout.strip() == str(tune.environment().get("GLIBC_TUNABLES", os.environ.get("GLIBC_TUNABLES")))
 

@@ -59,7 +59,7 @@ class Block(nn.Module):
         return outputs
 
     def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the block's output and its loss terms, unweighted, in the block's precision and with its randomness."""
+        """Return the block's output and its loss terms, unweighted, with the block's precision and randomness."""
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.autocast(signal.h):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(h, signal)

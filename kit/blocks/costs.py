@@ -1,5 +1,6 @@
 """What a part of a network costs: parameters, bytes kept for the backward pass, seconds, peak bytes."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.profiler import profile, record_function
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces itself on stderr otherwise
 
 
 def parameters(module: nn.Module) -> int:

@@ -18,7 +18,7 @@ def is_channels_last(shape: Sequence[int]) -> bool:
 
 
 def num_channels(shape: Sequence[int]) -> int:
-    """Return the width of features of `shape` (without batch): vectors (D,), tokens (T, D), maps (C, H, W) or (H, W, C)."""
+    """Return the width of features of `shape`, without batch: (D,), tokens (T, D), maps (C, H, W) or (H, W, C)."""
     return shape[0] if len(shape) == 3 and not is_channels_last(shape) else shape[-1]
 
 
@@ -62,7 +62,9 @@ def mlp(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def projector(shape: Sequence[int], widths: Sequence[int] = (2048, 2048, 2048), pool: int | None = None) -> nn.Sequential:
+def projector(
+    shape: Sequence[int], widths: Sequence[int] = (2048, 2048, 2048), pool: int | None = None
+) -> nn.Sequential:
     """Return DeInfoReg's projector (B, *shape) -> (B, widths[-1]): flatten, then `mlp` (arXiv 2506.18193).
 
     `pool` averages a feature map down to at most pool × pool places first: at VGG's width, flattened maps make the

@@ -24,14 +24,7 @@ def corrupt(labels: Tensor, num_classes: int, kind: str, rate: float, seed: int)
     Raises ValueError for an unknown kind, a rate outside [0, 1], "none" with a rate above 0, fewer than two classes,
     or a label outside 0..C-1.
     """
-    if kind not in NOISE:
-        raise unknown("noise", kind, NOISE)
-    if not 0 <= rate <= 1:
-        hint = f"; did you mean {rate / 100:g}?" if 1 < rate <= 100 else ""
-        raise ValueError(f"noise_rate={rate:g}, but a rate is a fraction in [0, 1]{hint}")
-    if kind == "none" and rate > 0:
-        kinds = ", ".join(name for name in NOISE if name != "none")
-        raise ValueError(f"noise_rate={rate:g} with noise='none' would change nothing: choose noise among {kinds}")
+    check_noise(kind, rate)
     check_labels(labels, num_classes)
     if kind == "none":
         return labels.clone(), torch.zeros_like(labels, dtype=torch.bool)
@@ -48,6 +41,18 @@ def corrupt(labels: Tensor, num_classes: int, kind: str, rate: float, seed: int)
         drawn = (labels + 1) % num_classes
     noisy = torch.where(touched, drawn, labels)
     return noisy, noisy != labels
+
+
+def check_noise(kind: str, rate: float) -> None:
+    """Raise ValueError for an unknown kind, a rate outside [0, 1], or a rate above 0 of no noise."""
+    if kind not in NOISE:
+        raise unknown("noise", kind, NOISE)
+    if not 0 <= rate <= 1:
+        hint = f"; did you mean {rate / 100:g}?" if 1 < rate <= 100 else ""
+        raise ValueError(f"noise_rate={rate:g}, but a rate is a fraction in [0, 1]{hint}")
+    if kind == "none" and rate > 0:
+        kinds = ", ".join(name for name in NOISE if name != "none")
+        raise ValueError(f"noise_rate={rate:g} with noise='none' would change nothing: choose noise among {kinds}")
 
 
 def check_labels(labels: Tensor, num_classes: int, where: str = "labels") -> None:
