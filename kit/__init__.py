@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kit import losses as losses
+    from kit import pipeline as pipeline
     from kit.blocks.backbones import backbone as backbone
     from kit.blocks.block import Block as Block
     from kit.blocks.net import Net as Net
@@ -41,12 +42,12 @@ _HOMES = {
     "split": "kit.blocks.split",
 }
 
-__all__ = [*_HOMES, "losses"]
+__all__ = [*_HOMES, "losses", "pipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "losses":
-        return import_module("kit.losses")
+    if name in ("losses", "pipeline"):
+        return import_module(f"kit.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'kit' has no attribute {name!r}: it offers {', '.join(__all__)}")
     return getattr(import_module(_HOMES[name]), name)

@@ -29,11 +29,16 @@ def load(path: Path, config: Mapping, device: torch.device) -> dict:
         raise ValueError(f"{path} cannot be read as a checkpoint ({reason}). {_WAY_OUT}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of this kit ({FORMAT!r} expected). {_WAY_OUT}")
-    differing = {k for k in {*config, *state["config"]} if config.get(k) != state["config"].get(k)}
-    if differing:
-        listed = ", ".join(f"{k}={state['config'].get(k)!r} there, {config.get(k)!r} now" for k in sorted(differing))
-        raise ValueError(f"{path} belongs to a run with other settings: {listed}. {_WAY_OUT}")
+    check_settings(path, config, state["config"])
     return state
+
+
+def check_settings(path: Path, config: Mapping, saved: Mapping) -> None:
+    """Raise ValueError, naming the differences, unless the checkpoint at `path` was `saved` with these settings."""
+    differing = {k for k in {*config, *saved} if config.get(k) != saved.get(k)}
+    if differing:
+        listed = ", ".join(f"{k}={saved.get(k)!r} there, {config.get(k)!r} now" for k in sorted(differing))
+        raise ValueError(f"{path} belongs to a run with other settings: {listed}. {_WAY_OUT}")
 
 
 _WAY_OUT = "Nothing was changed. Choose another output folder, or move this one away to start anew"

@@ -24,7 +24,9 @@ def generator(*parts: int | str) -> torch.Generator:
 @contextmanager
 def seeded(*parts: int | str, device: torch.device | None = None) -> Iterator[None]:
     """Seed torch's global generators with `derive(*parts)` inside, and put them back as they were after."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(derive(*parts))
+    on_gpu = device is not None and device.type == "cuda"
+    # torch.manual_seed formats a stack trace for each kind of accelerator that is not there: a millisecond a step.
+    seed = torch.manual_seed if on_gpu else torch.default_generator.manual_seed
+    with torch.random.fork_rng([device] if on_gpu else []):
+        seed(derive(*parts))
         yield

@@ -78,17 +78,15 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
     )
 
 
-def fit(
-    net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
-) -> History:
+def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
     Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
     a checkpoint is written each epoch and every `checkpoint_steps` steps, the best epoch's weights (by validation) go
     to `best.pt`, and a checkpoint that is there already is gone on from.
     """
-    _check(net, loaded, config)
-    with _only_one(config.folder):
+    check(net, loaded, config)
+    with only_one(config.folder):
         return Fit(net, loaded, config, on_epoch).run()
 
 
@@ -184,17 +182,18 @@ class Fit:
                 if not torch.isfinite(total):
                     kept = f" The last good checkpoint is kept in {self.config.folder}." if self.config.folder else ""
                     raise FloatingPointError(
-                        f"block {block.index + 1}: its loss term {name!r} became {total.item()} in epoch {self.epoch + 1}, "
-                        f"step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or fp32"
+                        f"block {block.index + 1}: its loss term {name!r} became {total.item()} in epoch "
+                        f"{self.epoch + 1}, step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), "
+                        "warm-up or fp32"
                     )
 
     def _evaluate_epoch(self, progress: Progress) -> None:
         step = (self.epoch + 1) * self.num_batches
         rows, epoch = self.history.rows, self.epoch + 1
         rows += [(step, epoch, "train", k, name, value) for k, name, value in self.mean_terms()]
-        accuracy = {split: self.accuracy(split) for split in ("val", "test")}
-        for split, values in accuracy.items():
-            rows += [(step, epoch, split, k, "accuracy", value) for k, value in enumerate(values, 1)]
+        accuracy = {part: self.accuracy(part) for part in ("val", "test")}
+        for part, values in accuracy.items():
+            rows += [(step, epoch, part, k, "accuracy", value) for k, value in enumerate(values, 1)]
         self.epoch, self.batch, self.sums = epoch, 0, [{} for _ in self.net]
         progress.epoch(epoch, accuracy)
         if self.config.folder:
@@ -263,18 +262,19 @@ class Fit:
         self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
 
 
-def _check(net: Net, loaded: data.Data, config: RunConfig) -> None:
-    for split in ("train", "val", "test"):
-        if len(getattr(loaded, split)) == 0:
-            raise ValueError(f"the {split} split of {loaded.name} is empty: raise limit or val_fraction")
+def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
+    """Raise ValueError for a net, data and settings that cannot train together."""
+    for part in ("train", "val", "test"):
+        if len(getattr(loaded, part)) == 0:
+            raise ValueError(f"the {part} split of {loaded.name} is empty: raise limit or val_fraction")
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for split in ("train", "val", "test"):
-        labels = getattr(loaded, split).labels
+    for part in ("train", "val", "test"):
+        labels = getattr(loaded, part).labels
         for label in (labels.min().item(), labels.max().item()):
             if not 0 <= label < net.num_classes:
                 raise ValueError(
-                    f"label {label} in the {split} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
+                    f"label {label} in the {part} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
                 )
     if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
         raise ValueError(
@@ -284,7 +284,7 @@ def _check(net: Net, loaded: data.Data, config: RunConfig) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path | None) -> Iterator[None]:
+def only_one(folder: Path | None) -> Iterator[None]:
     """Hold the folder's lock, which a killed process lets go of by itself."""
     if folder is None:
         yield

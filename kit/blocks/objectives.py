@@ -57,11 +57,16 @@ class DeInfoReg(nn.Module):
         self.num_classes, self.variant, self.merge = num_classes, variant, merge
         self.weights = {"invariance": 1.0, "variance": 1.0, "covariance": 1.0, "ce": 0.001} | dict(weights or {})
 
+    @staticmethod
+    def gather(rows: Tensor) -> Tensor:
+        """Return the rows of the whole batch; `kit.pipeline.replicas` replaces this where replicas share one."""
+        return rows
+
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
         p = self.projector(h)
         logits = self.classifier(p if self.merge else h.detach())
         with torch.autocast(h.device.type, enabled=False):
-            terms = losses.deinforeg(p.float(), signal.y, self.num_classes, self.variant)
+            terms = losses.deinforeg(self.gather(p.float()), self.gather(signal.y), self.num_classes, self.variant)
             return terms | {"ce": F.cross_entropy(logits.float(), signal.y)}
 
     def readout(self, h: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -28,4 +29,13 @@ class Signal:
 
     def advance(self, h: Tensor) -> Signal:
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations."""
-        return replace(self, h=h.detach())
+        return replace(self, h=dense(h.detach()))
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return the tensor without gaps in memory: itself, or a copy if it is a part of a larger one.
+
+    What is handed on then keeps nothing else alive, and looks the same after a journey to another process.
+    """
+    same = torch.empty_like(tensor, device="meta").stride() == tensor.stride()  # a copy keeps strides only if dense
+    return tensor if same else tensor.contiguous()

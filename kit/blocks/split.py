@@ -55,6 +55,15 @@ def split(
     return _stages(model, root, graphs, lines, chosen)
 
 
+def choose(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
+    """Return the places after which `split` would cut, to be cut at again with `at`; measured times vary."""
+    if num_blocks == 1:
+        return []
+    root, graphs = trace(model)
+    lines, cuts = find_cuts(root, graphs, _batch(example))
+    return [cut.name for cut in _cheapest(type(model).__name__, root, lines, cuts, num_blocks, balance, example)]
+
+
 def places(model: nn.Module, example: Tensor) -> list[str]:
     """Return the names of all places where `split(…, at=[…])` can cut `model`, in order of execution.
 

@@ -1,0 +1,362 @@
+"""The pipeline against backprop's pipelines, data parallelism and one process, on this machine's processor.
+
+    python benchmarks/pipeline.py [--quick] [--out FILE] [--method greedy] [--windows 7]
+
+Two processes with one thread each, one model (vgg-paper, width 0.25), one batch of 128 random 3×32×32 images, SGD. Cuts
+are chosen by measured time, for backprop and for the decoupled net separately. GPipe and 1F1B are PyTorch's own
+(`torch.distributed.pipelining`) at the number of micro-batches, of 2, 4, 8 and 16, that is fastest in a first look.
+All cases are measured in turn, window after window; a row's value is the median over the windows.
+
+`own work` is what a rank's blocks take in its process while the other rank works too, but without any exchange; the
+bound on the pipeline's speed-up is (one process's step) / (the slowest rank's own work). `predicted` comes from the
+cost model (`kit.pipeline.simulate`), given forward, backward and update times of each stage at the size of batch the
+schedule uses, and the time of a transfer.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from _harness import ROOT, arguments, row, write
+
+MICRO = (2, 4, 8, 16)
+SETTINGS = {"backbone": "vgg-paper", "width": 0.25, "image": [3, 32, 32], "num_classes": 10, "optimizer": "sgd"}
+
+
+def main() -> None:
+    parser = arguments(__doc__, "pipeline")
+    parser.add_argument("--method", default="greedy", help="the decoupled net's local loss")
+    parser.add_argument("--windows", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=5, help="steps per window")
+    parser.add_argument("--rank", type=Path, help="be one of the processes, with these settings (internal)")
+    args = parser.parse_args()
+    if args.rank:
+        return rank_main(json.loads(args.rank.read_text()), args.rank.with_name("measured.json"))
+    settings = SETTINGS | {"batch": 128, "method": args.method, "windows": args.windows, "steps": args.steps}
+    if args.quick:
+        settings |= {"batch": 32, "windows": 3, "steps": 2}
+    measured = measure(settings)
+    rows = report(measured)
+    settings |= {"cuts": measured["cuts"], "micro_batches": measured["micro"], "processes": 2, "threads": 1}
+    write(args.out, "pipeline", settings, rows)
+
+
+def measure(settings: dict) -> dict:
+    """Start the two processes, and return what they measured."""
+    from kit.pipeline.launch import start_ranks
+
+    with tempfile.TemporaryDirectory(prefix="kit-benchmark-") as folder:
+        given = Path(folder, "settings.json")
+        given.write_text(json.dumps(settings))
+        command = ["-m", "kit.tune", sys.executable, str(Path(__file__)), "--rank", str(given)]
+        start_ranks(command, 2, 0, "127.0.0.1:0", folder)
+        return json.loads(given.with_name("measured.json").read_text())
+
+
+def report(measured: dict) -> list[dict]:
+    """Print the table and return its rows."""
+    windows, predicted = measured["windows"], measured["predicted"]
+    rows = [row(case, "step", values, "s") for case, values in windows.items()]
+    rows += [row(case, "predicted step", values, "s") for case, values in predicted.items()]
+
+    def ratio(name: str, over: list[float], under: list[float]) -> None:
+        rows.append(row(name, "ratio", [a / b for a, b in zip(over, under, strict=True)], ""))
+
+    ours, one, own = windows["ours"], windows["decoupled, one process"], windows["own work, slowest rank"]
+    ratio("bound on the speed-up", one, own)
+    ratio("ours / its bound", own, ours)
+    ratio("speed-up of ours over the decoupled net in one process", one, ours)
+    ratio("speed-up of ours over backprop in one process", windows["backprop, one process"], ours)
+    for other in ("gpipe", "1f1b", "data parallel"):
+        ratio(f"speed-up of ours over {other}", windows[other], ours)
+        ratio(f"speed-up of {other} over backprop in one process", windows["backprop, one process"], windows[other])
+    for case, values in predicted.items():
+        errors = [guess / seconds - 1 for guess, seconds in zip(values, windows[case], strict=True)]
+        rows.append(row(case, "error of the prediction", errors, "share"))
+    print(f"cuts: {measured['cuts']}; micro-batches: {measured['micro']}")
+    print(f"{'case':<56} {'metric':<24} {'median':>9} {'min':>9} {'max':>9}  unit")
+    for r in rows:
+        print(f"{r['case']:<56} {r['metric']:<24} {r['value']:9.4f} {r['min']:9.4f} {r['max']:9.4f}  {r['unit']}")
+    return rows
+
+
+# What follows runs in each of the two processes.
+
+
+def rank_main(settings: dict, out: Path) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from kit.pipeline.options import Options
+    from kit.pipeline.worker import joined
+
+    torch.set_num_threads(1)
+    with joined(torch.device("cpu"), Options(timeout=300.0)):
+        measured = Rank(settings).measure()
+        if dist.get_rank() == 0:
+            out.write_text(json.dumps(measured))
+        dist.barrier()
+
+
+class Rank:
+    """One process: its part of every case, and the clock."""
+
+    def __init__(self, settings: dict):
+        import torch
+        import torch.distributed as dist
+
+        self.settings, self.rank = settings, dist.get_rank()
+        noise = torch.Generator().manual_seed(0)
+        self.x = torch.randn(settings["batch"], *settings["image"], generator=noise)
+        self.y = torch.randint(settings["num_classes"], (settings["batch"],), generator=noise)
+        self.cuts = self.agree({"backprop": self.backprop_cut, "decoupled": self.decoupled_cut})
+
+    def agree(self, choices: dict) -> dict:
+        """Let rank 0 choose, while the other one is idle, and tell."""
+        import torch.distributed as dist
+
+        told = [{name: choose() for name, choose in choices.items()}] if self.rank == 0 else [None]
+        dist.broadcast_object_list(told, 0)
+        return told[0]
+
+    def model(self):
+        import torch
+
+        from kit.blocks.backbones import backbone
+
+        torch.manual_seed(0)
+        s = self.settings
+        return backbone(s["backbone"], s["image"][0], s["num_classes"], s["width"], s["image"][1])
+
+    def net(self, method: str, at: list[str]):
+        from kit.blocks.split import split
+        from kit.methods import decouple
+
+        stages = split(self.model(), None, self.x[:2], at=at)
+        return decouple(stages, method, self.settings["num_classes"], self.x[:2], optimizer="sgd", lr=0.01)
+
+    def backprop_cut(self) -> list[str]:
+        from kit.blocks.split import choose
+
+        return choose(self.model(), 2, self.x, "time")
+
+    def decoupled_cut(self) -> list[str]:
+        """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""
+        from kit.blocks.split import places
+        from kit.pipeline.placement import step_seconds_by_block
+
+        names = places(self.model(), self.x[:2])
+        ends = [name for name in names if "." not in name or int(name.split(".")[1]) % 3 == 2]  # conv, norm, ReLU
+        here, slowest = names.index(self.backprop_cut()[0]), {}
+        for place in sorted(ends, key=lambda name: abs(names.index(name) - here))[:4]:
+            net = self.net(self.settings["method"], [place])
+            slowest[place] = max(step_seconds_by_block(net, net.signal(self.x, self.y), 3))
+        return [min(slowest, key=slowest.get)]
+
+    def measure(self) -> dict:
+        """Find the best numbers of micro-batches, then measure all cases in turn."""
+        steps, windows = self.settings["steps"], self.settings["windows"]
+        ours, one = self.ours(), self.net(self.settings["method"], self.cuts["decoupled"])
+        backprop = self.net("bp", [])
+        micro, cases = {}, {}
+        for name in ("gpipe", "1f1b"):
+            tried = {m: self.torch_pipeline(name, m) for m in MICRO if self.settings["batch"] % m == 0}
+            looks = {m: min(self.window(run, 2) for _ in range(2)) for m, run in tried.items()}
+            micro[name] = min(looks, key=looks.get)
+            cases[name] = tried[micro[name]]
+        cases = {
+            "backprop, one process": self.alone(lambda: backprop.step(self.x, self.y)),
+            "decoupled, one process": self.alone(lambda: one.step(self.x, self.y)),
+            "ours": ours.flow,
+            "own work, slowest rank": ours.own_work,
+            **cases,
+            "data parallel": self.data_parallel(),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in cases}
+        predicted: dict[str, list[float]] = {"ours": [], "gpipe": [], "1f1b": []}
+        for number in range(windows + 1):
+            for name, run in cases.items():
+                value = self.window(run, steps if number else 1)
+                seconds[name] += [value] if number else []  # the first round only warms up
+            for name, value in self.predictions(ours, micro).items():
+                predicted[name] += [value] if number else []
+        return {"windows": seconds, "micro": micro, "cuts": self.cuts, "predicted": predicted}
+
+    def window(self, run, steps: int) -> float:
+        """Return the seconds per step of `run(steps)`, which gives its own duration; of the slower rank."""
+        import torch.distributed as dist
+
+        dist.barrier()
+        mine = run(steps)
+        given: list = [None, None]
+        dist.all_gather_object(given, mine)
+        return max(given) / steps
+
+    def alone(self, step):
+        """Return a case that rank 0 runs while rank 1 is idle."""
+        return lambda steps: timed(step, steps) if self.rank == 0 else 0.0
+
+    def ours(self):
+        return Ours(self)
+
+    def torch_pipeline(self, name: str, num_micro: int):
+        """Return the case of PyTorch's own pipeline."""
+        import torch
+        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+
+        from kit.blocks.split import split
+
+        part = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])[self.rank]
+        stage = PipelineStage(part, self.rank, 2, torch.device("cpu"))
+        kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[name]
+        schedule = kind(stage, num_micro, loss_fn=torch.nn.functional.cross_entropy)
+        optimizer = torch.optim.SGD(part.parameters(), 0.01, 0.9)
+
+        def step() -> None:
+            if self.rank == 0:
+                schedule.step(self.x)
+            else:
+                schedule.step(target=self.y)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return lambda steps: timed(step, steps)
+
+    def data_parallel(self):
+        import torch
+        from torch.nn.parallel import DistributedDataParallel
+
+        model = DistributedDataParallel(self.model())
+        optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9)
+        x, y = self.x.tensor_split(2)[self.rank], self.y.tensor_split(2)[self.rank]
+
+        def step() -> None:
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return lambda steps: timed(step, steps)
+
+    def predictions(self, ours, micro: dict) -> dict[str, float]:
+        """Return the cost model's step time for ours, GPipe and 1F1B, from what operations take at this moment."""
+        from kit.pipeline.schedule import gpipe, one_f_one_b
+        from kit.pipeline.simulate import Costs, predict, timeline
+
+        work = self.both(timed(ours.own_step, 3) / 3)
+        zero = [0.0, 0.0]
+        costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
+        found = {"ours": predict("decoupled", costs, 2)["step_seconds"]}
+        for name, schedule in (("gpipe", gpipe), ("1f1b", one_f_one_b)):
+            costs = self.stage_costs(self.settings["batch"] // micro[name])
+            found[name] = float(timeline(schedule(2, micro[name]), costs)["end"].max())
+        return found
+
+    def both(self, mine: float) -> list[float]:
+        import torch.distributed as dist
+
+        given: list = [None, None]
+        dist.all_gather_object(given, mine)
+        return given
+
+    def stage_costs(self, size: int):
+        """Return the costs of backprop's two stages on micro-batches of this size, measured in both ranks at once."""
+        import torch
+        import torch.distributed as dist
+
+        from kit.blocks.split import split
+        from kit.pipeline.simulate import Costs
+
+        stages = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])
+        with torch.no_grad():
+            h = stages[0](self.x[:size])
+        part, x = stages[self.rank], (self.x[:size] if self.rank == 0 else h)
+        optimizer = torch.optim.SGD(part.parameters(), 0.01, 0.9)
+        times: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
+        dist.barrier()
+        for _ in range(6):
+            leaf = x.clone().requires_grad_(self.rank == 1)
+            marks = [time.perf_counter()]
+            out = part(leaf)
+            loss = torch.nn.functional.cross_entropy(out, self.y[:size]) if self.rank else None
+            marks.append(time.perf_counter())
+            loss.backward() if self.rank else out.backward(torch.ones_like(out))
+            marks.append(time.perf_counter())
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            marks.append(time.perf_counter())
+            for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
+                times[name].append(end - start)
+        parts = {name: self.both(statistics.median(values[1:])) for name, values in times.items()}
+        return Costs(**parts, transfer=self.transfer([h]))
+
+    def transfer(self, tensors: list) -> float:
+        """Return the seconds that tensors like these take from one rank to the other."""
+        import torch
+        import torch.distributed as dist
+
+        seconds = []
+        for _ in range(5):
+            dist.barrier()
+            start = time.perf_counter()
+            for tensor in tensors:
+                for source in (0, 1):  # there and back
+                    if self.rank == source:
+                        dist.send(tensor.contiguous(), 1 - source)
+                    else:
+                        dist.recv(torch.empty_like(tensor).contiguous(), source)
+            seconds.append((time.perf_counter() - start) / 2)
+        return max(self.both(statistics.median(seconds)))
+
+
+class Ours:
+    """The decoupled net over two ranks, as `kit.pipeline.stage` runs it."""
+
+    def __init__(self, rank: Rank):
+        import torch
+
+        from kit.pipeline.link import Receiver, Sender
+
+        self.rank, net = rank, rank.net(rank.settings["method"], rank.cuts["decoupled"])
+        self.block = net[rank.rank]
+        self.first = net.signal(rank.x, rank.y)
+        with torch.no_grad():
+            self.mine = self.first if rank.rank == 0 else self.first.advance(net[0](self.first))
+            self.handed_on = [net[0](self.first), rank.y]
+        self.sender = Sender(1, 2, 300.0) if rank.rank == 0 else None
+        self.receiver = Receiver(0, torch.device("cpu"), 300.0) if rank.rank == 1 else None
+
+    def flow(self, steps: int) -> float:
+        """Step on a stream of signals; the clock runs once the pipeline is full."""
+        full, size = 2, len(self.rank.y)
+        stream = self.receiver.signals("train", [size] * (steps + full)) if self.receiver else None
+        for number in range(steps + full):
+            if number == full:
+                start = time.perf_counter()
+            signal = self.block.step(next(stream) if stream else self.first)
+            if self.sender:
+                self.sender.send(signal, "train")
+        seconds = time.perf_counter() - start
+        if self.sender:
+            self.sender.drain()
+        return seconds
+
+    def own_step(self) -> None:
+        self.block.step(self.mine)
+
+    def own_work(self, steps: int) -> float:
+        return timed(self.own_step, steps)
+
+
+def timed(step, steps: int) -> float:
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    main()

@@ -1,0 +1,5 @@
+"""`torchrun --nproc-per-node 2 -m kit.pipeline CONFIG.json`: one rank of a pipeline."""
+
+from kit.pipeline.worker import main
+
+main()

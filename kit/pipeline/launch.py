@@ -1,0 +1,152 @@
+"""Starting a pipeline's ranks on this machine, from a script or a notebook cell."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from kit.config import RunConfig
+from kit.methods import REGISTRY
+from kit.pipeline import rendezvous
+from kit.pipeline.faults import PipelineFailed
+from kit.pipeline.options import Options, too_many_stages
+from kit.records import History
+
+
+def launch(
+    config: RunConfig,
+    *,
+    num_stages: int = 2,
+    num_replicas: int = 1,
+    statistics: str = "local",
+    depth: int = 2,
+    timeout: float = 60.0,
+    threads: int | None = None,
+    max_restarts: int = 0,
+    address: str = "127.0.0.1:0",
+) -> History:
+    """Train as `kit.run` does, with the blocks spread over processes that work at the same time; return the record.
+
+    Each of `num_replicas` replicas of the pipeline has `num_stages` processes. With one replica, and as many `threads`
+    per process as the one process has, weights and record are bit for bit those of `kit.run(config)`. `statistics`
+    says where replicas take batch statistics, "local" or "global"; `depth` how many signals may be under way between
+    two ranks; `timeout` how many seconds one rank waits for another. A rank that dies ends the run, or starts it again
+    from the last checkpoint, up to `max_restarts` times. `address` is where the processes meet, for this machine only
+    unless another is named; for several machines use `torchrun … -m kit.pipeline`.
+
+    Raises ValueError for settings that cannot be, before anything starts, and PipelineFailed with the rank, the block
+    and the reason if a rank fails. No process outlives this call, however it ends.
+    """
+    options = Options(
+        num_replicas=num_replicas, statistics=statistics, depth=depth, timeout=timeout, threads=threads or 1
+    )
+    num_blocks = 1 if REGISTRY[config.method].end_to_end else config.num_blocks
+    if num_stages < 1:
+        raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
+    if num_stages > num_blocks:
+        raise ValueError(too_many_stages(config, num_stages, num_blocks))
+    num_ranks = num_stages * num_replicas
+    if threads is None:
+        options = Options(**asdict(options) | {"threads": max(1, (os.cpu_count() or 1) // num_ranks)})
+    with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
+        settings = Path(folder, "config.json")
+        settings.write_text(json.dumps(asdict(config)))
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items()]
+        # `kit.tune` becomes the command that follows it, so the rank is the very process that is watched
+        command = ["-m", "kit.tune", sys.executable, "-m", "kit.pipeline", str(settings), *flags, "--record", folder]
+        start_ranks(command, num_ranks, max_restarts, address, folder)
+        return History.load(folder)
+
+
+def start_ranks(command: list[str], num_ranks: int, max_restarts: int, address: str, folder: str) -> None:
+    """Run `python *command` in `num_ranks` processes with torchrun's launcher, and wait for them.
+
+    What rank 0 prints is printed here; the rest goes into `folder`. Raises PipelineFailed.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"address={address!r}, expected host:port such as 127.0.0.1:0; port 0 is any that is free")
+    rendezvous.register()
+    logs = DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL, tee={0: Std.OUT})
+    launcher = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_ranks,
+        logs_specs=logs,
+        run_id="pipeline",
+        rdzv_backend=rendezvous.BACKEND,
+        rdzv_endpoint=address,
+        max_restarts=max_restarts,
+        role="",
+        log_line_prefix_template="${role_name}",  # rank 0's lines as they are
+        local_addr=host,
+        shutdown_timeout=5,
+    )
+    with _handlers_restored(), _silenced("torch.distributed.elastic"):
+        try:
+            elastic_launch(launcher, sys.executable)(*command)
+        except ChildFailedError as error:
+            raise PipelineFailed(_explain(error.failures, Path(folder))) from None
+        except json.JSONDecodeError as error:
+            raise PipelineFailed(f"a rank failed and could not write why into {folder}; is that disk full?") from error
+        except SignalException as error:
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            raise SystemExit(128 + error.sigval) from None
+
+
+@contextmanager
+def _handlers_restored() -> Iterator[None]:
+    """Put signal handlers back as they were: the launcher sets its own and leaves them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _silenced(name: str) -> Iterator[None]:
+    """Keep the launcher's log to itself: what failed is raised, in words."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _explain(failures: dict[int, ProcessFailure], folder: Path) -> str:
+    """Say which rank failed and why; what is at fault comes before ranks that only lost another one."""
+    own = {rank: failure for rank, failure in sorted(failures.items()) if failure.exitcode != -signal.SIGTERM}
+    lines = [f"rank {rank}: {_reason(failure, folder)}" for rank, failure in (own or failures).items()]
+    return "\n".join(sorted(lines, key=lambda line: "PeerLost" in line))
+
+
+def _reason(failure: ProcessFailure, folder: Path) -> str:
+    if failure.exitcode < 0:
+        return f"killed by {failure.signal_name()}"
+    if isinstance(failure.message, dict):  # what the rank itself wrote
+        return failure.message["message"]
+    *_, errors = sorted(folder.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"))
+    last = errors.read_text(errors="replace").strip().splitlines()[-5:]
+    return "\n  ".join([f"ended with exit code {failure.exitcode}", *last])

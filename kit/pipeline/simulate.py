@@ -1,0 +1,132 @@
+"""The cost model: how long a schedule takes, how idle its ranks are, what they keep in memory.
+
+Assumed: a rank does one thing at a time; transfers run beside the computing, one after the other on each link between
+two ranks; operations and transfers always take the same time. Data loading and evaluation are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from kit.errors import unknown
+from kit.pipeline.schedule import FLOWING, SCHEDULES, Op, Schedule
+
+COLUMNS = ("rank", "kind", "chunk", "batch", "start", "end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds of each chunk, first to last, on one (micro-)batch; and of one transfer between two ranks."""
+
+    forward: Sequence[float]
+    backward: Sequence[float]
+    update: Sequence[float]
+    transfer: float = 0.0
+
+    def seconds(self, op: Op) -> float:
+        """Return how long an operation takes. The two halves of a backward take half each."""
+        forward, backward, update = (part[op.chunk] for part in (self.forward, self.backward, self.update))
+        whole = {"F": forward, "B": backward, "I": backward / 2, "W": backward / 2, "U": update}
+        return whole[op.kind] if op.kind != "S" else forward + backward + update
+
+    def split(self, num_micro: int, overhead: float = 0.0) -> Costs:
+        """Return the costs of micro-batches of 1/`num_micro`; each forward and each backward has its `overhead`."""
+        parts = [[s / num_micro + overhead for s in part] for part in (self.forward, self.backward)]
+        return Costs(forward=parts[0], backward=parts[1], update=self.update, transfer=self.transfer / num_micro)
+
+
+def even(num_chunks: int, seconds: float, backward: float = 2.0, update: float = 0.1, slowest: float = 1.0) -> Costs:
+    """Return costs of a batch that takes `seconds` in one process, cut into equal chunks, the middle one `slowest`
+    times as dear as the others. `backward` and `update` are in units of the forward.
+    """
+    shares = [slowest if c == num_chunks // 2 else 1.0 for c in range(num_chunks)]
+    unit = seconds / sum(shares) / (1 + backward + update)
+    forward = [unit * share for share in shares]
+    return Costs(forward=forward, backward=[f * backward for f in forward], update=[f * update for f in forward])
+
+
+def timeline(schedule: Schedule, costs: Costs) -> pd.DataFrame:
+    """Return when each operation starts and ends, as a table of rank, kind, chunk, batch, start, end.
+
+    Raises ValueError for a schedule in which ranks wait for each other forever.
+    """
+    num_ranks, num_chunks = len(schedule), len(costs.forward)
+    clock, position, rows = [0.0] * num_ranks, [0] * num_ranks, []
+    arrivals, links = {}, {}  # when what an operation made is where it is needed; when a link is free again
+    while any(position[k] < len(schedule[k]) for k in range(num_ranks)):
+        before = len(rows)
+        for k in range(num_ranks):
+            while position[k] < len(schedule[k]):
+                op = schedule[k][position[k]]
+                needs = _needs(op, num_chunks)
+                if any(need not in arrivals for need in needs):
+                    break
+                start = max([clock[k], *(arrivals[need] for need in needs)])
+                clock[k] = arrivals[op] = start + costs.seconds(op)
+                rows.append((k, *op, start, clock[k]))
+                position[k] += 1
+                to = op.chunk + _DIRECTION.get(op.kind, 0)
+                if 0 <= to < num_chunks and to % num_ranks != k:
+                    link = k, to % num_ranks
+                    arrivals[op] = links[link] = max(clock[k], links.get(link, 0.0)) + costs.transfer
+        if len(rows) == before:
+            raise ValueError("the schedule is stuck: every rank waits for another one")
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+_DIRECTION = {"F": 1, "S": 1, "B": -1, "I": -1}
+
+
+def _needs(op: Op, num_chunks: int) -> list[Op]:
+    """Return what another chunk has to do before `op`. What its own chunk has to, stands before it in the schedule."""
+    needed = op.chunk - _DIRECTION.get(op.kind, 0)
+    return [op._replace(chunk=needed)] if needed != op.chunk and 0 <= needed < num_chunks else []
+
+
+def predict(name: str, costs: Costs, num_ranks: int, num_micro: int = 1, overhead: float = 0.0) -> dict[str, float]:
+    """Predict a schedule of `SCHEDULES` for these costs of whole batches.
+
+    `step_seconds`: of one batch, once the pipeline is full; `bubble`: share of the ranks' time in which they wait;
+    `peak_activations`: the most any rank keeps at once, in activations of one chunk for one whole batch;
+    `speedup`: over one process that does the same work. `num_micro` and `overhead` are for the schedules that cut a
+    batch into micro-batches. Raises ValueError for an unknown schedule, or costs that do not fit it.
+    """
+    if name not in SCHEDULES:
+        raise unknown("schedule", name, SCHEDULES)
+    if len(costs.forward) % num_ranks:
+        raise ValueError(f"{len(costs.forward)} chunks cannot be dealt out to {num_ranks} ranks evenly")
+    options = (len(costs.forward) // num_ranks,) if name == "interleaved" else ()
+    whole = sum(map(sum, (costs.forward, costs.backward, costs.update)))
+    if name in FLOWING:
+        count = 4 * num_ranks + 8
+        table = timeline(SCHEDULES[name](num_ranks, count), costs)
+        last = table[table["kind"] != "F"].groupby("batch")["end"].max()
+        seconds, share = (last[count - 1] - last[count // 2]) / (count - 1 - count // 2), 1.0
+    else:
+        table = timeline(SCHEDULES[name](num_ranks, num_micro, *options), costs.split(num_micro, overhead))
+        seconds, share = table["end"].max(), 1 / num_micro
+        whole += 2 * overhead * num_micro * len(costs.forward)
+    return {
+        "step_seconds": float(seconds),
+        "bubble": max(0.0, float(1 - whole / (num_ranks * seconds))),
+        "peak_activations": max(peak_activations(table)) * share,
+        "speedup": float(sum(map(sum, (costs.forward, costs.backward, costs.update))) / seconds),
+    }
+
+
+def peak_activations(table: pd.DataFrame) -> list[int]:
+    """Return, by rank, the most (micro-)batches of a chunk whose activations a rank keeps at once."""
+    peaks = []
+    for _, own in table.groupby("rank"):
+        ends = own[own["kind"].isin(["B", "W", "S"])]["end"]
+        starts = own[own["kind"].isin(["F", "S"])]["start"]
+        events = sorted([(time, 0, -1) for time in ends] + [(time, 1, 1) for time in starts])
+        level = peak = 0
+        for _, _, change in events:
+            level += change
+            peak = max(peak, level)
+        peaks.append(peak)
+    return peaks

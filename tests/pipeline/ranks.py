@@ -1,0 +1,137 @@
+"""What the tests run on several ranks: `on_ranks(function, …)` for the functions of this file."""
+
+import json
+import os
+import resource
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import record
+
+import kit
+from kit.pipeline import worker
+from kit.pipeline.launch import start_ranks
+from kit.pipeline.options import Options
+from kit.pipeline.stage import Stage
+from kit.train import build
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_ranks(function, num_ranks, folder, **arguments):
+    """Run `function(**arguments)` of this file in `num_ranks` processes, and return when all are done."""
+    command = [str(Path(__file__)), function.__name__, json.dumps(arguments)]
+    start_ranks(command, num_ranks, 0, "127.0.0.1:0", str(folder))
+
+
+def with_dropout(config, known):
+    """Return the config's net with dropout at the end of every stage."""
+    net = build(config, known)
+    for block in net:
+        for k, stage in enumerate(block.body):
+            block.body[k] = nn.Sequential(stage, nn.Dropout(0.3))
+    return net
+
+
+def run_all(runs, store, dropout=True):
+    """Train each of `runs` (settings, number of ranks, options) one after the other, on the first ranks."""
+    worker.build = with_dropout if dropout else build
+    for number, (settings, num_ranks, options) in enumerate(runs):
+        if int(os.environ["RANK"]) < num_ranks:
+            with group(num_ranks, f"{store}-{number}"):
+                worker.train(kit.RunConfig(**settings), Options(timeout=30.0, **options), torch.device("cpu"))
+
+
+class group:
+    """A process group of the first ranks, for a while."""
+
+    def __init__(self, num_ranks, store):
+        self.num_ranks, self.store = num_ranks, store
+
+    def __enter__(self):
+        rank, timeout = int(os.environ["RANK"]), timedelta(seconds=30)
+        method = f"file://{self.store}"
+        dist.init_process_group("gloo", method, rank=rank, world_size=self.num_ranks, timeout=timeout)
+
+    def __exit__(self, *_):
+        dist.destroy_process_group()
+
+
+def in_one_process(settings):
+    """Train as `run_all` does, in this process."""
+    config = kit.RunConfig(**settings)
+    loaded = kit.train.load_data(config)
+    return kit.fit(with_dropout(config, loaded), loaded, config)
+
+
+def refusals(cases, store):
+    """Every rank refuses each of `cases` (settings, options, settings of rank 1, words of the message)."""
+    for number, (settings, options, of_rank_1, words) in enumerate(cases):
+        changes = of_rank_1 if os.environ["RANK"] == "1" else {}
+        with group(2, f"{store}-{number}"):
+            try:
+                worker.train(kit.RunConfig(**settings | changes), Options(**options), torch.device("cpu"))
+            except ValueError as error:
+                assert words in str(error), str(error)
+            else:
+                raise AssertionError(f"not refused: {words}")
+
+
+def poisoned(settings, step):
+    """Block 3's loss becomes NaN in that step."""
+
+    def build_poisoned(config, known):
+        net = build(config, known)
+        loss = net[2].objective.loss
+
+        def spoilt(h, signal):
+            factor = float("nan") if net[2].num_steps == step else 1.0
+            return {name: term * factor for name, term in loss(h, signal).items()}
+
+        net[2].objective.loss = spoilt
+        return net
+
+    worker.build = build_poisoned
+    _train(settings)
+
+
+def full_disk(settings, step):
+    """From that step on, rank 1 can write no file."""
+
+    class Full(Stage):
+        def save(self):
+            full = self.batch >= step and os.environ["RANK"] == "1"
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            try:
+                super().save()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    worker.Stage = Full
+    _train(settings)
+
+
+def _train(settings):
+    options = Options(timeout=20.0)
+    with worker.joined(torch.device("cpu"), options) as device:
+        worker.train(kit.RunConfig(**settings), options, device)
+
+
+FUNCTIONS = {function.__name__: function for function in (run_all, refusals, poisoned, full_disk)}
+
+
+@record
+def main():
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    FUNCTIONS[sys.argv[1]](**json.loads(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

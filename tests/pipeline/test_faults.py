@@ -1,0 +1,148 @@
+"""Bad input and faults: a clear error or a resumed run, nothing half written, nobody left behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+import kit
+from kit.pipeline import PipelineFailed, launch, saved
+from tests.pipeline.ranks import ROOT, full_disk, on_ranks, poisoned, refusals
+from tests.pipeline.test_exact import SETTINGS
+from tests.pipeline.test_restart import RUN, Killer, assert_whole, config, ranks, undisturbed  # noqa: F401
+
+GREEDY = SETTINGS | {"method": "greedy", "output": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "message"),
+    [
+        ({}, {"num_stages": 5}, "num_stages=5, but greedy on mlp has only 4 blocks; choose 1 to 4"),
+        ({"method": "bp"}, {"num_stages": 2}, "num_stages=2, but bp on mlp has only 1 block; choose 1 to 1"),
+        ({}, {"num_stages": 0}, "num_stages=0.*at least 1"),
+        ({}, {"depth": 0}, "depth=0.*at least 1"),
+        ({}, {"timeout": 0}, "timeout=0.*above 0"),
+        ({}, {"statistics": "globl"}, "unknown statistics 'globl': did you mean 'global'"),
+        ({}, {"address": "127.0.0.1"}, "address='127.0.0.1'.*host:port"),
+    ],
+)
+def test_refused_before_anything_starts(changes, options, message):
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match=message):
+        launch(kit.RunConfig(**GREEDY | changes), **options)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_port_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"address='127.0.0.1:{port}' cannot be listened at.*choose another port"):
+            launch(kit.RunConfig(**GREEDY), address=f"127.0.0.1:{port}")
+    assert not ranks()
+
+
+def test_what_the_ranks_refuse_together(tmp_path):
+    deinforeg = GREEDY | {"method": "deinforeg"}
+    cases = [
+        (GREEDY, {}, {"lr": 0.5}, "rank 1 was started with other settings: lr=0.5 there, 0.01 on rank 0"),
+        (GREEDY, {}, {"seed": 3, "epochs": 2}, "epochs=2 there, 1 on rank 0, seed=3 there, 0 on rank 0"),
+        (GREEDY, {"num_replicas": 3}, {}, "num_replicas=3 with 2 ranks: every replica needs as many"),
+        (GREEDY | {"num_blocks": 1}, {}, {}, "num_stages=2, but greedy on mlp has only 1 block"),
+        (GREEDY | {"batch_size": 2}, {"num_replicas": 2}, {}, "leaves 1 of some batch to a replica, but each needs 2"),
+        (deinforeg | {"batch_size": 1292}, {"num_replicas": 2}, {}, "1294 training images leaves 1 of some batch"),
+    ]
+    on_ranks(refusals, 2, tmp_path, cases=cases, store=str(tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_nan_on_one_rank_stops_all_and_the_last_checkpoint_stands(tmp_path, undisturbed):  # noqa: F811
+    folder = tmp_path / "run"
+    settings = RUN | {"output": str(folder)}
+    with pytest.raises(
+        PipelineFailed, match="rank 1: FloatingPointError: block 3: its loss term 'ce' became nan in ep"
+    ):
+        on_ranks(poisoned, 2, tmp_path, settings=settings, step=7)
+    assert not ranks()
+    assert saved.latest(folder / saved.FOLDER, "step").name == "step-00000006"
+    launch(config(folder), num_stages=2, threads=1)
+    assert_whole(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, undisturbed):  # noqa: F811
+    folder = tmp_path / "run"
+    settings = RUN | {"output": str(folder)}
+    with pytest.raises(PipelineFailed) as failed:
+        on_ranks(full_disk, 2, tmp_path, settings=settings, step=6)
+    message = str(failed.value)
+    assert "step-00000006 could not be written by rank 1" in message and "last complete one is" in message
+    assert [path.name for path in (folder / saved.FOLDER).iterdir()] == ["step-00000004"]
+    launch(config(folder), num_stages=2, threads=1)
+    assert_whole(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_is_not_waited_for_forever(tmp_path):
+    killer = Killer(tmp_path, 1, number=signal.SIGSTOP)
+    killer.start()
+    with pytest.raises(PipelineFailed, match="PeerLost: .*[Tt]imed out|PeerLost: waited 3 s"):
+        launch(config(tmp_path), num_stages=2, threads=1, timeout=3.0)
+    assert not ranks()
+
+
+@pytest.mark.slow
+def test_only_loopback_listens_and_nobody_outlives_the_caller(tmp_path):
+    """A second process launches; its sockets are looked at; it is killed with SIGKILL; its ranks end by themselves."""
+    settings = json.dumps(RUN | {"epochs": 50, "output": str(tmp_path)})
+    code = f"import kit, json; from kit.pipeline import launch; launch(kit.RunConfig(**json.loads({settings!r})))"
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
+    me = psutil.Process(caller.pid)
+    _until(lambda: saved.latest(tmp_path / saved.FOLDER, "step"), 90)
+    family = [me, *me.children(recursive=True)]
+    listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(family) >= 3 and listening
+    assert set(listening) <= {"127.0.0.1", "::1"}
+    caller.send_signal(signal.SIGKILL)
+    caller.wait()
+    _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family[1:]), 10)
+
+
+@pytest.mark.slow
+def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
+    """Two agents with a rank each, as on two machines that share a folder."""
+    (tmp_path / "config.json").write_text(json.dumps(RUN | {"output": str(tmp_path / "run")}))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
+    command = [*torchrun, "-m", "kit.pipeline", str(tmp_path / "config.json"), "--timeout", "60"]
+    agents = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ)
+        for _ in range(2)
+    ]
+    for agent in agents:
+        _, errors = agent.communicate(timeout=120)
+        assert agent.returncode == 0, errors.decode()[-2000:]
+    assert_whole(tmp_path / "run", undisturbed)
+
+
+def test_launch_gives_signal_handlers_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert threading.current_thread() is threading.main_thread()
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError):
+        launch(kit.RunConfig(**GREEDY), address=f"127.0.0.1:{taken.getsockname()[1]}")
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def _until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.05)

@@ -1,0 +1,44 @@
+"""Figures of pipelines are pure functions of their tables."""
+
+import pandas as pd
+import pytest
+
+from kit.analysis import pipelines
+from kit.pipeline.schedule import SCHEDULES
+from kit.pipeline.simulate import even, predict, timeline
+
+
+def chunks(name):
+    return 4 if name == "interleaved" else 2
+
+
+def test_gantt_has_a_bar_for_every_operation():
+    tables = [timeline(s(2, 4), even(chunks(n), 1.0)).assign(schedule=n) for n, s in SCHEDULES.items()]
+    table = pd.concat(tables)
+    before = table.copy()
+    figure = pipelines.gantt(table)
+    assert [panel.get_title() for panel in figure.axes] == list(SCHEDULES)
+    for panel, name in zip(figure.axes, SCHEDULES, strict=True):
+        own = table[table["schedule"] == name]
+        assert len(panel.patches) == len(own)
+        assert sorted(bar.get_x() for bar in panel.patches) == pytest.approx(sorted(own["start"]))
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_scaling_has_a_line_for_every_schedule():
+    rows = [
+        {"schedule": n, "num_ranks": k} | predict(n, even(k * chunks(n) // 2, 1.0), k, 2 * k)
+        for n in SCHEDULES
+        for k in (2, 4)
+    ]
+    figure = pipelines.scaling(pd.DataFrame(rows))
+    assert len(figure.axes) == 3
+    assert all(
+        len([line for line in panel.lines if len(line.get_xdata()) == 2]) == len(SCHEDULES) for panel in figure.axes
+    )
+
+
+def test_measured_and_predicted_side_by_side():
+    table = pd.DataFrame({"case": ["a", "a", "b"], "kind": ["measured", "predicted", "measured"], "seconds": [1, 2, 3]})
+    panel = pipelines.measured_and_predicted(table).axes[0]
+    assert sorted(round(bar.get_width(), 6) for bar in panel.patches if bar.get_height()) == [1, 2, 3]
