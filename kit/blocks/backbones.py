@@ -124,7 +124,7 @@ def _vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int
         block = []
         for planned in group:
             out = max(1, round(planned * width))
-            block += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+            block += [nn.Conv2d(channels, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
             channels = out
         layers[f"block{number}"] = nn.Sequential(*block, nn.MaxPool2d(2, ceil_mode=True))
         image_size = (image_size + 1) // 2
