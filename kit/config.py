@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from kit import methods
-from kit.blocks import optim, precision
+from kit.blocks import context, optim, precision
 from kit.blocks.backbones import BACKBONES, backbone_names
 from kit.data import AUGMENTATIONS, DATASETS
 from kit.data.noise import check_noise
@@ -126,7 +126,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         one_of = {
             "dataset": DATASETS,
-            "context": methods.CONTEXTS,
             "optimizer": optim.OPTIMIZERS,
             "schedule": optim.SCHEDULES,
             "precision": precision.PRECISIONS,
@@ -139,6 +138,7 @@ class RunConfig:
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
         check_noise(self.noise, self.noise_rate)
+        context.parse(self.context)
         methods.lookup(self.method, self.options)
         if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
             raise unknown("backbone", self.backbone, known)

@@ -82,6 +82,32 @@ def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: str = "paper") ->
     return {"invariance": invariance(p, y, num_classes), "variance": spread, "covariance": redundancy}
 
 
+def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tensor:
+    """Return the supervised contrastive loss of embeddings `z` (B, D), scaled to unit length, and labels `y` (B,).
+
+    Each sample is drawn to those of its class in the batch and away from all others; samples without a companion have
+    no say, and a batch without any pair gives 0. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
+    """
+    _check_rows(z)
+    _check_labels(z, y)
+    z = F.normalize(z, dim=1)
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
+    log_share = similarity - similarity.logsumexp(dim=1, keepdim=True)
+    companions = (y[:, None] == y[None, :]) & ~itself
+    num_companions = companions.sum(dim=1)
+    drawn = -log_share.masked_fill(~companions, 0).sum(dim=1) / num_companions.clamp(min=1)
+    return drawn.sum() / (num_companions > 0).sum().clamp(min=1)
+
+
+def reconstruction(images: Tensor, x: Tensor) -> Tensor:
+    """Return the binary cross-entropy of reconstructed `images` and the input `x`, both (B, C, H, W) in [0, 1].
+
+    Source: InfoPro (ICLR 2021), section 3.3: a bound on what features still tell of the input.
+    """
+    return F.binary_cross_entropy(images, x)
+
+
 def _check_rows(z: Tensor) -> None:
     if z.ndim != 2 or len(z) < 2:
         raise ValueError(f"embeddings of shape {tuple(z.shape)}, but batch statistics take (B, D) with B of at least 2")

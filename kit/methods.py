@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.blocks import heads, optim
 from kit.blocks.block import Block
+from kit.blocks.context import Context, Supply, parse
 from kit.blocks.net import Net
-from kit.blocks.objectives import CrossEntropy, DeInfoReg
+from kit.blocks.objectives import SCPL, CrossEntropy, DeInfoReg, InfoPro, PredSim
 from kit.blocks.precision import resolve
 from kit.blocks.split import split_classifier
 from kit.errors import unknown
@@ -35,6 +36,17 @@ class Place:
 
     classifier: nn.Module | None
     """The model's own classifier, at its end; None elsewhere."""
+
+    index: int
+    """Number of cuts before it."""
+
+    num_places: int
+
+    image: tuple[int, ...]
+    """Shape of the network's input, without the batch."""
+
+    pixels: Callable[[Tensor], Tensor] | None
+    """Turns the network's input into images in [0, 1]; None where nobody said how."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +96,69 @@ def deinforeg(
     return DeInfoReg(projector, answer, place.num_classes, variant, classifier == "merge", weights)
 
 
+def predsim(place: Place, beta: float = 0.99) -> PredSim:
+    """Cross-entropy and similarity matching (Nøkland & Eidnes, ICML 2019)."""
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta={beta!r}, but it has to be a share in [0, 1]: of the similarity loss, the rest is CE's")
+    return PredSim(greedy(place).head, heads.similarity_net(place.shape), place.num_classes, beta)
+
+
+def scpl(place: Place, widths: Sequence[int] = (512, 1024), pool: int | None = None, temperature: float = 0.1) -> SCPL:
+    """Supervised contrast of a projection; a classifier that only watches (SCPL, arXiv 2602.00062)."""
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature!r}, but it has to be positive; the paper's is 0.1")
+    return SCPL(heads.projector(place.shape, widths, pool), greedy(place).head, temperature)
+
+
+INFOPRO_WEIGHTS = {2: (5, 0.5, 0, 0), 4: (1, 0, 0, 1), 8: (5, 0, 0, 1), 16: (5, 0, 0.5, 1)}
+"""(α₁, β₁, α₂, β₂) by number of blocks: ResNet-110, contrast, CIFAR-10 (InfoPro, ICLR 2021, appendix)."""
+
+
+def infopro(
+    place: Place,
+    task: str = "softmax",
+    aux: str = "1c2f",
+    weights: Sequence[float] | None = None,
+) -> InfoPro | CrossEntropy:
+    """Reconstruction of the input and a task loss; plain cross-entropy in the last block (Wang et al., ICLR 2021).
+
+    `weights` are (α₁, β₁, α₂, β₂): α and β run linearly from their first to their last value over all blocks but the
+    last. None takes the paper's for the nearest number of blocks in `INFOPRO_WEIGHTS`.
+    """
+    if task not in ("softmax", "contrast"):
+        raise unknown("task", task, ("softmax", "contrast"))
+    if place.index == place.num_places - 1:
+        return dgl(place, aux)
+    if place.pixels is None or len(place.image) != 3:
+        raise ValueError(
+            f"infopro reconstructs images in [0, 1] from inputs of shape {place.image}, whose range it does not know: "
+            "give decouple pixels=, a function from the network's input to images, such as data.denormalize"
+        )
+    if weights is None:
+        weights = INFOPRO_WEIGHTS[min(INFOPRO_WEIGHTS, key=lambda k: abs(k - place.num_places))]
+    done = place.index / max(1, place.num_places - 2)
+    alpha, beta = (first + (last - first) * done for first, last in zip(weights[:2], weights[2:], strict=True))
+    if task == "softmax":
+        own = dgl(place, aux)
+    else:
+        own = SCPL(heads.aux_net(aux, place.shape, 128, place.widest), greedy(place).head, temperature=0.07)
+    return InfoPro(heads.Decoder(place.shape, place.image), own, place.pixels, alpha, beta)
+
+
 REGISTRY: Mapping[str, Method] = MappingProxyType(
     {
         "bp": Method("backpropagation: one block, the cuts only watched by classifiers", greedy, end_to_end=True),
         "greedy": Method("cross-entropy of average pooling and a linear classifier at each block", greedy),
         "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl),
+        "predsim": Method("cross-entropy at each block, and similar features for samples of one class", predsim),
+        "scpl": Method("supervised contrast of each block's projection; classifiers only watch", scpl),
+        "infopro": Method("reconstruction of the input, with cross-entropy or contrast, at each block", infopro),
         "deinforeg": Method("variance, invariance and covariance of each block's projection, on labels", deinforeg),
     }
 )
 
 METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, method in REGISTRY.items()})
 """Every method's name with a line on what it is."""
-
-
-CONTEXTS = ("none",)
-"""What a block may see beside its predecessor's output."""
 
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
@@ -125,6 +185,7 @@ def decouple(
     nesterov: bool = False,
     precision: str = "fp32",
     seed: int = 0,
+    pixels: Callable[[Tensor], Tensor] | None = None,
     **options: object,
 ) -> Net:
     """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
@@ -133,11 +194,12 @@ def decouple(
     inputs, from which the heads take their sizes. A classifier at the end of the last stage becomes the last block's
     head, or is left out by methods that bring their own (`deinforeg`). Heads draw their first weights from (`seed`,
     block), so that they do not depend on the stages or on each other. The optimizer's settings and `precision` hold
-    for every block. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
+    for every block. `context` gives blocks more to see than their predecessor's output: the network's input (`E`), so
+    many earlier outputs (`R1`, `R2`, …), or both (`R1E`). `pixels` turns inputs into images in [0, 1], for methods that
+    reconstruct them. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
     an unknown name, and for an optimizer, precision or option that does not exist.
     """
-    if context not in CONTEXTS:
-        raise unknown("context", context, CONTEXTS)
+    supply = parse(context)
     chosen = lookup(method, options)
     dtype = resolve(precision, example.device)
     make_optimizer = partial(
@@ -159,19 +221,30 @@ def decouple(
     channels_last = dtype is not None and example.ndim == 4
 
     def objective(k: int, build: Callable[..., nn.Module], **options: object) -> nn.Module:
-        place = Place(shapes[k], num_classes, widest, classifier if k == len(stages) - 1 else None)
+        own = classifier if k == len(stages) - 1 else None
+        place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels)
         with seeds.seeded(seed, "head", k):
             return build(place, **options).to(example.device)
 
+    inputs = [tuple(example.shape[1:]), *shapes[:-1]]
     groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
     blocks, end = [], 0
     for index, group in enumerate(groups):
         probes = [objective(end + i, greedy).head for i in range(len(group) - 1)]
         end += len(group)
         own = objective(end - 1, chosen.objective, **options)
+        extra = None
+        if index and supply != Supply(False, 0):
+            with seeds.seeded(seed, "context", index):
+                sources = inputs[:index][::-1][: supply.depth]
+                extra = Context(inputs[index], inputs[0] if supply.image else None, sources).to(example.device)
         if channels_last:
-            nn.ModuleList([*group, own, *probes]).to(memory_format=torch.channels_last)
-        blocks.append(Block(group, own, make_optimizer, probes, autocast=dtype, index=index, seed=seed))
+            nn.ModuleList([m for m in (*group, own, *probes, extra) if m]).to(memory_format=torch.channels_last)
+        blocks.append(Block(group, own, make_optimizer, probes, extra, autocast=dtype, index=index, seed=seed))
+    for k, block in enumerate(blocks):
+        behind = range(k + 1, len(blocks))
+        block.keep_x = any(supply.image or blocks[j].objective.needs_x for j in behind)
+        block.depth = max((min(supply.depth, j) - (j - k - 1) for j in behind), default=0)
     return Net(blocks, method, num_classes, channels_last)
 
 

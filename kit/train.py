@@ -74,6 +74,7 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         nesterov=config.nesterov,
         precision=config.precision,
         seed=config.seed,
+        pixels=loaded.denormalize,
         **config.options,
     )
 

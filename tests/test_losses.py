@@ -114,6 +114,31 @@ def test_constant_rows_give_finite_losses_and_gradients():
         assert torch.isfinite(p.grad).all()
 
 
+def test_supervised_contrast_is_the_papers_sum(batch):
+    """Khosla et al., eq. 2, by loops in float64."""
+    z, y = batch
+    unit = (z.double() / z.double().norm(dim=1, keepdim=True)).numpy()
+    anchors = []
+    for i in range(len(y)):
+        others = [a for a in range(len(y)) if a != i]
+        total = sum(np.exp(unit[i] @ unit[a] / 0.5) for a in others)
+        same = [np.log(np.exp(unit[i] @ unit[p] / 0.5) / total) for p in others if y[p] == y[i]]
+        anchors += [-np.mean(same)] if same else []
+    assert losses.supervised_contrast(z, y, 0.5).item() == pytest.approx(np.mean(anchors), rel=1e-6)
+
+
+def test_supervised_contrast_by_hand_and_without_pairs():
+    # Two of one class at right angles, one opposite the first: exp(0), exp(-1) and exp(0) are what they see.
+    z, y = torch.tensor([[1.0, 0], [0, 1], [-1, 0]]), torch.tensor([0, 0, 1])
+    expected = (math.log(1 + math.exp(-1)) + math.log(2)) / 2
+    assert losses.supervised_contrast(z, y, 1.0).item() == pytest.approx(expected, abs=1e-6)
+    z.requires_grad_()
+    loss = losses.supervised_contrast(z, torch.tensor([0, 1, 2]))
+    loss.backward()
+    assert loss.item() == 0
+    assert (z.grad == 0).all()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

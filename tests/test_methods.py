@@ -11,7 +11,11 @@ import kit
 from kit.methods import REGISTRY
 
 DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
-SMALL = {"deinforeg": {"widths": (16, 16, 16)}}
+SMALL = {
+    "deinforeg": {"widths": (16, 16, 16)},
+    "scpl": {"widths": (16, 16)},
+    "infopro": {"pixels": torch.sigmoid, "weights": (1, 1, 1, 1)},
+}
 
 
 def batch(size=8):
@@ -31,7 +35,7 @@ def stages(dropout=0.0):
 
 
 def make(method, dropout=0.0, **settings):
-    return kit.decouple(stages(dropout), method, 4, batch()[0], **SMALL.get(method, {}), **settings)
+    return kit.decouple(stages(dropout), method, 4, batch()[0], **(SMALL.get(method, {}) | settings))
 
 
 def snapshot(module):
@@ -51,7 +55,7 @@ def test_isolation(method, k):
         pytest.skip("backprop has one block")
     signal = net.signal(*batch())
     for block in net.blocks[:k]:
-        signal = signal.advance(block(signal))
+        signal = block.hand_on(signal, block(signal))
     before = [snapshot(block) for block in net]
     out = net[k].step(signal)
     assert not out.h.requires_grad
@@ -68,11 +72,11 @@ def test_a_blocks_loss_reaches_all_of_its_body_and_nothing_before_it(method):
     signal = net.signal(*batch())
     for block in net:
         h, terms = block.losses(signal)
-        total = sum(terms[name] for name in block.objective.weights)
+        total = sum(weight * terms[name] for name, weight in block.objective.weights.items())
         for other in net:
             gradients = torch.autograd.grad(total, list(other.body.parameters()), retain_graph=True, allow_unused=True)
             assert [g is not None for g in gradients] == [other is block] * len(gradients)
-        signal = signal.advance(h)
+        signal = block.hand_on(signal, h)
 
 
 def test_probes_of_backprop_learn_and_never_teach():
@@ -210,8 +214,12 @@ def test_weights_scale_the_terms():
         ({"method": "greedy", "optimizer": "adamm"}, "unknown optimizer 'adamm'"),
         ({"method": "greedy", "precision": "fp23"}, "unknown precision 'fp23': did you mean 'fp32'"),
         ({"method": "deinforeg", "classifier": "merged"}, "unknown classifier 'merged': did you mean 'merge'"),
+        ({"method": "predsim", "beta": 99}, r"beta=99.*share in \[0, 1\]"),
+        ({"method": "scpl", "temperature": 0}, "temperature=0.*positive"),
         ({"method": "dgl", "aux": "9c9f"}, "unknown auxiliary net '9c9f'"),
-        ({"method": "greedy", "context": "E9"}, "unknown context"),
+        ({"method": "greedy", "context": "E9"}, "unknown context 'E9': choose none, E .*R1"),
+        ({"method": "infopro"}, r"infopro reconstructs images.*\(3, 8, 8\).*pixels=.*data.denormalize"),
+        ({"method": "infopro", "task": "contrasts"}, "unknown task 'contrasts': did you mean 'contrast'"),
     ],
 )
 def test_refuses(settings, message):
@@ -226,3 +234,90 @@ def test_bf16_nets_train_and_answer_in_fp32():
     assert signal.h.is_contiguous(memory_format=torch.channels_last)
     assert all(p.dtype == torch.float32 for p in net.parameters())
     assert all(term.dtype == torch.float32 for term in net[0].last_terms.values())
+
+
+def test_scpls_classifier_only_watches():
+    net = make("scpl")
+    _, terms = net[0].losses(net.signal(*batch()))
+    gradients = torch.autograd.grad(terms["ce"], list(net[0].body.parameters()), allow_unused=True, retain_graph=True)
+    assert all(g is None for g in gradients)
+    assert all(g is not None for g in torch.autograd.grad(terms["contrast"], list(net[0].body.parameters())))
+
+
+def test_predsim_weighs_its_terms_by_beta():
+    net = make("predsim", beta=0.75)
+    assert net[0].objective.weights == {"ce": 0.25, "similarity": 0.75}
+    signal = net.signal(*batch())
+    h, terms = net[0].losses(signal)
+    rows = net[0].objective.net(h)
+    assert rows.shape == (8, h[0].numel())
+    torch.testing.assert_close(terms["similarity"], kit.losses.invariance(rows, signal.y, 4))
+
+
+CONTEXTS = ["E", "R1", "R2", "R1E", "R3E"]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("method", DECOUPLED)
+def test_every_method_trains_with_every_context_in_isolation(method, context):
+    net = make(method, context=context)
+    signal = net.signal(*batch())
+    for k, block in enumerate(net):
+        before = [snapshot(other) for other in net]
+        assert (block.context is None) == (k == 0)
+        signal = block.step(signal)
+        for other, old in zip(net, before, strict=True):
+            assert same(old, snapshot(other)) == (other is not block)
+    assert len(net.predict(batch()[0])) == 4
+
+
+@pytest.mark.parametrize(
+    ("context", "method", "x", "depth"),
+    [
+        ("none", "greedy", [0, 0, 0, 0], [0, 0, 0, 0]),
+        ("E", "greedy", [1, 1, 1, 0], [0, 0, 0, 0]),
+        ("R1", "greedy", [0, 0, 0, 0], [1, 1, 1, 0]),
+        ("R2E", "greedy", [1, 1, 1, 0], [1, 2, 2, 0]),
+        ("none", "infopro", [1, 1, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_only_what_a_later_block_asks_for_is_kept(context, method, x, depth):
+    net = make(method, context=context)
+    signal = net.signal(*batch())
+    for k, block in enumerate(net):
+        signal = block.step(signal)
+        assert (signal.x is not None) == bool(x[k])
+        assert len(signal.context) == depth[k]
+
+
+def test_context_adds_what_its_encoders_make_of_earlier_signals():
+    net = make("greedy", context="R1E").eval()
+    signal = net.signal(*batch())
+    first = net[0](signal)
+    second = net[0].hand_on(signal, first)
+    third = net[1].hand_on(second, net[1](second))
+    assert torch.equal(third.x, signal.x)
+    assert torch.equal(third.context[0], first)
+    own = net[2].context
+    expected = third.h + own.image(signal.x) + own.earlier[0](first)
+    torch.testing.assert_close(own(third), expected)
+
+
+def test_infopro_weighs_from_its_first_to_its_last_value():
+    net = make("infopro", weights=(4, 0, 2, 1))
+    assert [block.objective.weights for block in net] == [
+        {"ce": 0.0, "reconstruction": 4.0},
+        {"ce": 0.5, "reconstruction": 3.0},
+        {"ce": 1.0, "reconstruction": 2.0},
+        {"ce": 1.0},
+    ]
+
+
+def test_infopro_reconstructs_the_input_it_was_given():
+    net = make("infopro")
+    signal = net.signal(*batch())
+    h, terms = net[0].losses(signal)
+    images = net[0].objective.decoder(h)
+    assert images.shape == signal.x.shape
+    expected = F.binary_cross_entropy(images, signal.x.sigmoid())
+    torch.testing.assert_close(terms["reconstruction"], expected)

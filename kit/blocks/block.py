@@ -39,6 +39,7 @@ class Block(nn.Module):
         self.objective = objective
         self.probes = nn.ModuleList(probes)
         self.context = context
+        self.keep_x, self.depth = False, 0  # what blocks behind this one ask for: see `Signal.advance`
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
         self.optimizer = make_optimizer(self.parameters())
@@ -81,7 +82,11 @@ class Block(nn.Module):
             self.scheduler.step()
         self.num_steps += 1
         self.last_terms = {name: term.detach() for name, term in terms.items()}
-        return signal.advance(h)
+        return self.hand_on(signal, h)
+
+    def hand_on(self, signal: Signal, h: Tensor) -> Signal:
+        """Return the signal for the next block, with the block's output `h` and what later blocks ask for."""
+        return signal.advance(h, self.keep_x, self.depth)
 
     def readout(self, h: Tensor) -> Tensor:
         """Return the logits (B, C) that this block alone would answer for its output `h`."""
@@ -93,7 +98,7 @@ class Block(nn.Module):
             *inner, h = self.outputs(signal)
             logits = [probe(feature) for probe, feature in zip(self.probes, inner, strict=True)]
             logits.append(self.readout(h))
-        return [logit.float() for logit in logits], signal.advance(h)
+        return [logit.float() for logit in logits], self.hand_on(signal, h)
 
     def autocast(self, h: Tensor) -> AbstractContextManager:
         """Return the context in which this block computes."""

@@ -74,6 +74,41 @@ def projector(
     return nn.Sequential(flatten, *mlp(flatten.num_features, *widths))
 
 
+def similarity_net(shape: Sequence[int]) -> nn.Sequential:
+    """Return PredSim's similarity net (B, *shape) -> (B, features): one 3×3 convolution, or a Linear, then flatten.
+
+    Source: Nøkland & Eidnes, ICML 2019, section 2.1.
+    """
+    width = num_channels(shape)
+    is_map = len(shape) == 3 and not is_channels_last(shape)
+    layer = nn.Conv2d(width, width, 3, padding=1, bias=False) if is_map else nn.Linear(width, width, bias=False)
+    return nn.Sequential(layer, nn.Flatten())
+
+
+class Decoder(nn.Module):
+    """InfoPro's decoder: features (B, *shape) -> images (B, *image) in [0, 1] (ICLR 2021, appendix).
+
+    Bilinear upsampling to the image's size, conv3×3 to 12 channels, BN, ReLU, conv3×3, sigmoid. Vectors and tokens,
+    which have no places, first get a Linear to 12 maps of a quarter of the image's side.
+    """
+
+    def __init__(self, shape: Sequence[int], image: Sequence[int]):
+        super().__init__()
+        channels, *self.size = image
+        self.channels_last = is_channels_last(shape)
+        self.lift, width = nn.Sequential(), num_channels(shape)
+        if len(shape) != 3:
+            small, width = [max(1, side // 4) for side in self.size], 12
+            self.lift.extend([nn.Flatten(), nn.Linear(prod(shape), 12 * prod(small)), nn.Unflatten(1, (12, *small))])
+        conv, norm = nn.Conv2d(width, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.paint = nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(12, channels, 3, padding=1))
+
+    def forward(self, h: Tensor) -> Tensor:
+        maps = self.lift(h.movedim(-1, 1) if self.channels_last else h)
+        maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=True)
+        return self.paint(maps).float().sigmoid()
+
+
 def aux_net(kind: str, shape: Sequence[int], out: int, widest: int) -> nn.Sequential:
     """Return an auxiliary net (B, *shape) -> (B, out), e.g. `1c2f`: one convolution, two fully connected layers.
 

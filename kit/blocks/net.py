@@ -43,7 +43,7 @@ class Net(nn.Module):
         """Return the signal that enters the first block, for inputs `x` (B, …) and labels `y` (B,)."""
         if self.channels_last and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return Signal(x, y)
+        return Signal(x, y, x)
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """Train every block on one batch, first to last."""

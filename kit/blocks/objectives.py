@@ -7,7 +7,7 @@ in fp32, since correlations of bf16 rows lose the digits that they are about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,17 @@ from kit import losses
 from kit.blocks.signal import Signal
 
 
+def whole_batch(rows: Tensor) -> Tensor:
+    """Return the rows of the whole batch: these. `kit.pipeline.replicas` replaces this where replicas share a batch."""
+    return rows
+
+
 class CrossEntropy(nn.Module):
     """Cross-entropy of a classifier on the block's output: greedy, DGL, backprop, and every last module."""
 
     weights: Mapping[str, float] = {"ce": 1.0}
     batch_statistics = False
+    needs_x = False
 
     def __init__(self, head: nn.Module):
         super().__init__()
@@ -42,6 +48,8 @@ class DeInfoReg(nn.Module):
     """
 
     batch_statistics = True
+    needs_x = False
+    gather = staticmethod(whole_batch)
 
     def __init__(
         self,
@@ -57,11 +65,6 @@ class DeInfoReg(nn.Module):
         self.num_classes, self.variant, self.merge = num_classes, variant, merge
         self.weights = {"invariance": 1.0, "variance": 1.0, "covariance": 1.0, "ce": 0.001} | dict(weights or {})
 
-    @staticmethod
-    def gather(rows: Tensor) -> Tensor:
-        """Return the rows of the whole batch; `kit.pipeline.replicas` replaces this where replicas share one."""
-        return rows
-
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
         p = self.projector(h)
         logits = self.classifier(p if self.merge else h.detach())
@@ -71,3 +74,87 @@ class DeInfoReg(nn.Module):
 
     def readout(self, h: Tensor) -> Tensor:
         return self.classifier(self.projector(h) if self.merge else h)
+
+
+class PredSim(nn.Module):
+    """A classifier's cross-entropy, and the similarity of samples against that of their labels.
+
+    (1 - β)·CE + β·MSE(S(net(h)), S(onehot(y))), Nøkland & Eidnes, ICML 2019, eq. 4.
+    """
+
+    batch_statistics = True
+    needs_x = False
+    gather = staticmethod(whole_batch)
+
+    def __init__(self, head: nn.Module, net: nn.Module, num_classes: int, beta: float = 0.99):
+        super().__init__()
+        self.head, self.net, self.num_classes = head, net, num_classes
+        self.weights = {"ce": 1 - beta, "similarity": beta}
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        rows, logits = self.net(h), self.head(h)
+        with torch.autocast(h.device.type, enabled=False):
+            similarity = losses.invariance(self.gather(rows.float()), self.gather(signal.y), self.num_classes)
+            return {"ce": F.cross_entropy(logits.float(), signal.y), "similarity": similarity}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.head(h)
+
+
+class SCPL(nn.Module):
+    """Samples of one class drawn together in a projection (arXiv 2602.00062, supervised contrast of Khosla et al.).
+
+    The classifier reads the block's output detached: it answers, and teaches the block nothing.
+    """
+
+    weights: Mapping[str, float] = {"contrast": 1.0, "ce": 1.0}
+    batch_statistics = True
+    needs_x = False
+    gather = staticmethod(whole_batch)
+
+    def __init__(self, projector: nn.Module, head: nn.Module, temperature: float = 0.1):
+        super().__init__()
+        self.projector, self.head, self.temperature = projector, head, temperature
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        p, logits = self.projector(h), self.head(h.detach())
+        with torch.autocast(h.device.type, enabled=False):
+            contrast = losses.supervised_contrast(self.gather(p.float()), self.gather(signal.y), self.temperature)
+            return {"contrast": contrast, "ce": F.cross_entropy(logits.float(), signal.y)}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.head(h)
+
+
+class InfoPro(nn.Module):
+    """Keep what tells of the input while learning what tells of the label (Wang et al., ICLR 2021, eq. 6).
+
+    α·BCE(decoder(h), input in [0, 1]) + β·task, where `task` is an objective: CrossEntropy or SCPL. A classifier that
+    only watches keeps its weight of 1.
+    """
+
+    needs_x = True
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        task: CrossEntropy | SCPL,
+        pixels: Callable[[Tensor], Tensor],
+        alpha: float,
+        beta: float,
+    ):
+        super().__init__()
+        self.decoder, self.task, self.pixels = decoder, task, pixels
+        self.batch_statistics = task.batch_statistics
+        watched = {"ce"} if isinstance(task, SCPL) else set()
+        self.weights = {name: 1.0 if name in watched else beta * weight for name, weight in task.weights.items()}
+        self.weights["reconstruction"] = alpha
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        images = self.decoder(h)
+        with torch.autocast(h.device.type, enabled=False):
+            kept = losses.reconstruction(images, self.pixels(signal.x).float())
+        return self.task.loss(h, signal) | {"reconstruction": kept}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.task.readout(h)

@@ -27,9 +27,13 @@ class Signal:
     target: Tensor | None = None
     """(B, …) encoded label travelling beside the activations (AL)."""
 
-    def advance(self, h: Tensor) -> Signal:
-        """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations."""
-        return replace(self, h=dense(h.detach()))
+    def advance(self, h: Tensor, keep_x: bool = False, depth: int = 0) -> Signal:
+        """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
+
+        `keep_x` and `depth` say what later blocks ask for: the network's input, so many of the inputs of blocks.
+        """
+        context = (self.h, *self.context)[:depth]
+        return replace(self, h=dense(h.detach()), x=self.x if keep_x else None, context=context)
 
 
 def dense(tensor: Tensor) -> Tensor:
