@@ -5,12 +5,15 @@ One style for the whole project: large enough for a lecture hall, colours that t
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import wraps
 
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -26,6 +29,15 @@ STYLE = {
     "lines.linewidth": 2.2,
     "legend.frameon": False,
 }
+
+
+class Picture(Figure):
+    """A matplotlib figure that notebooks show, without pyplot and whatever backend is set."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=self.dpi)
+        return buffer.getvalue()
 
 
 def styled(figure: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -48,13 +60,15 @@ def accuracy_over_epochs(table: pd.DataFrame, split: str = "test") -> Figure:
     """
     rows = _accuracies(table, split)
     methods = list(rows["method"].unique())
-    figure = Figure(figsize=(4.6 * len(methods) + 1.2, 4.2), layout="constrained")
+    figure = Picture(figsize=(4.6 * len(methods) + 1.2, 4.2), layout="constrained")
     panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
     exits = sorted(rows["block"].unique())
     colours = dict(zip(exits, sns.color_palette("viridis", len(exits)), strict=True))
     for panel, method in zip(panels, methods, strict=True):
         own = rows[rows["method"] == method]
-        sns.lineplot(own, x="epoch", y="value", hue="block", palette=colours, errorbar=_band(own), legend=False, ax=panel)
+        sns.lineplot(
+            own, x="epoch", y="value", hue="block", palette=colours, errorbar=_band(own), legend=False, ax=panel
+        )
         panel.set(title=method, xlabel="epoch", ylabel=f"{split} accuracy")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.yaxis.set_major_formatter(PercentFormatter(1))
@@ -71,7 +85,7 @@ def accuracy_by_exit(table: pd.DataFrame, split: str = "test") -> Figure:
     """
     rows = _accuracies(table, split)
     last = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Picture(figsize=(6.4, 4.2), layout="constrained")
     panel = figure.subplots()
     sns.lineplot(
         last, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=9,
@@ -79,9 +93,100 @@ def accuracy_by_exit(table: pd.DataFrame, split: str = "test") -> Figure:
     )  # fmt: skip
     panel.set(xlabel="exit (first to last block)", ylabel=f"{split} accuracy, last epoch")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
     panel.legend(title=None)
     return figure
+
+
+@styled
+def gradient_heatmap(table: pd.DataFrame, metric: str = "gradient") -> Figure:
+    """Draw a gradient probe's `metric` by layer (down) over steps (across), a panel per method, on one scale.
+
+    The scale is logarithmic. `table` is a probe's, with a column `method` where there are several.
+    Raises ValueError where it holds no `metric`.
+    """
+    rows = _of_metric(table, metric)
+    methods = list(rows["method"].unique())
+    grids = [rows[rows["method"] == m].pivot_table(index="depth", columns="step", values="value") for m in methods]
+    values = rows["value"][rows["value"] > 0]
+    scale = LogNorm(max(values.min(), values.max() * 1e-12), values.max()) if len(values) else None
+    figure = Picture(figsize=(4.4 * len(methods) + 2.0, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    for panel, method, grid in zip(panels, methods, grids, strict=True):
+        edges = (grid.columns.min(), grid.columns.max() + 1, grid.index.max() + 0.5, grid.index.min() - 0.5)
+        floor = scale.vmin if scale else None
+        image = panel.imshow(
+            grid.clip(lower=floor), norm=scale, cmap="cividis", aspect="auto", extent=edges, interpolation="nearest"
+        )
+        panel.set(title=method, xlabel="training step")
+        panel.grid(False)
+    panels[0].set_ylabel("layer (1 is next to the input)")
+    figure.colorbar(image, ax=list(panels), label=_NAMES.get(metric, metric))
+    return figure
+
+
+@styled
+def gradient_by_depth(table: pd.DataFrame, metric: str = "gradient", statistic: str = "median") -> Figure:
+    """Draw a gradient probe's `metric` against depth, a line per method: the median (or mean) over the steps given.
+
+    `table` as for `gradient_heatmap`; with a column `seed`, the band is the 95 % confidence interval over seeds.
+    """
+    rows = _of_metric(table, metric)
+    keys = ["method", "depth", *(["seed"] if "seed" in rows else [])]
+    line = rows.groupby(keys, sort=False, as_index=False)["value"].agg(statistic)
+    figure = Picture(figsize=(6.8, 4.4), layout="constrained")
+    panel = figure.subplots()
+    gradient_lines(panel, line, metric)
+    num_steps = rows["step"].nunique()
+    panel.set_title(f"{statistic} over {num_steps} steps" if num_steps > 1 else f"step {rows['step'].iloc[0]}")
+    return figure
+
+
+def gradient_lines(panel: Axes, line: pd.DataFrame, metric: str = "gradient") -> None:
+    """Draw `value` against `depth` into `panel` on a logarithmic scale, a line per `method`."""
+    sns.lineplot(
+        line, x="depth", y="value", hue="method", style="method", markers=True, dashes=False, ms=7,
+        errorbar=_band(line), ax=panel,
+    )  # fmt: skip
+    panel.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=_NAMES.get(metric, metric))
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.legend(title=None)
+
+
+@styled
+def gradient_alignment(table: pd.DataFrame) -> Figure:
+    """Draw the cosine between local and end-to-end gradient against depth: the mean over steps (and seeds).
+
+    `table` is an alignment probe's, with a column `method` where there are several. The band covers the middle half
+    of the steps.
+    """
+    rows = _of_metric(table, "alignment")
+    figure = Picture(figsize=(6.8, 4.4), layout="constrained")
+    panel = figure.subplots()
+    sns.lineplot(
+        rows, x="depth", y="value", hue="method", style="method", markers=True, dashes=False, ms=9,
+        errorbar=("pi", 50), ax=panel,
+    )  # fmt: skip
+    panel.axhline(0, color="0.4", linewidth=1)
+    panel.set(xlabel="block (1 is next to the input)", ylabel="cosine with backprop's gradient")
+    panel.set_ylim(min(-0.1, panel.get_ylim()[0]), 1.05)
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.legend(title=None)
+    return figure
+
+
+_NAMES = {
+    "gradient": "gradient norm of the weights",
+    "ratio": "gradient norm / weight norm",
+    "output_gradient": "gradient norm of the output",
+}
+
+
+def _of_metric(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    rows = table[table["metric"] == metric]
+    if rows.empty:
+        raise ValueError(f"the table holds no {metric!r}: it has {sorted(set(table['metric'])) or 'no rows'}")
+    return rows if "method" in rows else rows.assign(method="this network")
 
 
 def _accuracies(table: pd.DataFrame, split: str) -> pd.DataFrame:

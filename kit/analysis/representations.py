@@ -1,0 +1,145 @@
+"""What a block's output is like: pure functions of features (N, D) and labels (N,), as tensors or arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from threadpoolctl import threadpool_limits  # scikit-learn brings it
+
+from kit.errors import unknown
+
+PROJECTIONS = ("pca", "tsne")
+
+_ALONE = threadpool_limits.wrap(limits=1)
+"""Matrices as small as these are slower on two threads, and a hundred times slower on a busy machine."""
+
+
+@_ALONE
+def spectrum(features: ArrayLike, centre: bool = True) -> np.ndarray:
+    """Return the singular values of `features` (N, D), largest first, after taking off the mean of each feature.
+
+    Few large ones among many small ones are dimensional collapse: the features fill a plane, not the space.
+    """
+    z = _rows(features)
+    return np.linalg.svd(z - z.mean(0) if centre else z, compute_uv=False)
+
+
+def effective_rank(features: ArrayLike, centre: bool = True) -> float:
+    """Return exp(entropy) of the singular values divided by their sum (Roy & Vetterli, EUSIPCO 2007).
+
+    r equal singular values give r; any others of rank r give less, since directions count by how much they carry.
+    Between 1 and min(N, D); 0 for features that are all the same. `centre` as for `spectrum`.
+    """
+    values = spectrum(features, centre)
+    values = values[values > values.max(initial=0) * 1e-12]
+    share = values / values.sum()
+    return float(np.exp(-(share * np.log(share)).sum())) if len(values) else 0.0
+
+
+def cka(a: ArrayLike, b: ArrayLike) -> float:
+    """Return the linear CKA of two representations (N, D1) and (N, D2) of the same N samples, in [0, 1].
+
+    ‖AᵀB‖² / (‖AᵀA‖ ‖BᵀB‖) of centred features, in Frobenius norms (Kornblith et al., ICML 2019): 1 for a rotated and
+    rescaled copy. Computed from N×N Gram matrices where those are smaller. 0 where one side is constant.
+    """
+    a, b = _rows(a), _rows(b)
+    if len(a) != len(b):
+        raise ValueError(f"CKA compares representations of the same samples, but there are {len(a)} and {len(b)}")
+    a, b = a - a.mean(0), b - b.mean(0)
+    if len(a) < max(a.shape[1], b.shape[1]):
+        gram_a, gram_b = a @ a.T, b @ b.T
+        cross, own = (gram_a * gram_b).sum(), np.linalg.norm(gram_a) * np.linalg.norm(gram_b)
+    else:
+        cross, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+    return float(np.clip(cross / own, 0, 1)) if own > 0 else 0.0
+
+
+@_ALONE
+def cka_matrix(first: list[ArrayLike], second: list[ArrayLike] | None = None) -> np.ndarray:
+    """Return the CKA of every representation in `first` with every one in `second` (by default `first` again)."""
+    return np.array([[cka(a, b) for b in (first if second is None else second)] for a in first])
+
+
+def class_separation(features: ArrayLike, labels: ArrayLike) -> float:
+    """Return 1 − (mean cosine distance within a class) / (mean cosine distance overall), at most 1.
+
+    1: each class points one way. 0: classes overlap entirely. Classes weigh the same, whatever their numbers
+    (Kornblith et al., NeurIPS 2021, class separation R²). 0 where all features point the same way.
+    """
+    z, y = _labelled(features, labels)
+    unit = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    means = np.stack([unit[y == label].mean(0) for label in np.unique(y)])
+    within, total = 1 - (means**2).sum(1).mean(), 1 - (means.mean(0) ** 2).sum()
+    return float(1 - within / total) if total > 1e-12 else 0.0
+
+
+@_ALONE
+def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float:
+    """Return the accuracy that a linear classifier reaches on frozen features: what they still say about the class.
+
+    Protocol: a stratified half of the samples, drawn by `seed`, fits a logistic regression (L2 with C = 1, features
+    standardised on that half); the accuracy is that on the other half. Raises ValueError for fewer than two samples
+    of a class.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    z, y = _labelled(features, labels)
+    classes, counts = np.unique(y, return_counts=True)
+    if len(classes) < 2 or counts.min() < 2 or len(y) < 2 * len(classes):
+        raise ValueError(
+            f"a linear probe fits one half and scores the other, so it takes 2 samples of each of 2 classes or more; "
+            f"here are {len(y)} samples of {len(classes)} classes, {counts.min()} of the rarest. Take more samples"
+        )
+    fit_z, test_z, fit_y, test_y = train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
+    return float(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(fit_z, fit_y).score(test_z, test_y)
+    )
+
+
+@_ALONE
+def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
+    """Return a map (N, 2) of `features` (N, D): `pca`, or `tsne` (van der Maaten & Hinton 2008) begun from PCA.
+
+    Both are scikit-learn's. PCA keeps distances as well as a plane can; t-SNE keeps neighbours, and its distances
+    and sizes mean nothing. Raises ValueError for another method, fewer than 3 points, or a perplexity (about how many
+    neighbours a point has) that is not below the number of points.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    z = _rows(features)
+    if method not in PROJECTIONS:
+        raise unknown("projection", method, PROJECTIONS)
+    if len(z) < 3:
+        raise ValueError(f"a map takes at least 3 points, but there are {len(z)}")
+    if method == "tsne" and not 0 < perplexity < len(z):
+        raise ValueError(
+            f"perplexity={perplexity:g} with {len(z)} points: a point cannot have that many neighbours; "
+            f"choose less than {len(z)}, a third of it or so"
+        )
+    z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))
+    if method == "pca":
+        return PCA(2, random_state=seed).fit_transform(z)
+    scaled = z / max(z.std(), 1e-12)  # t-SNE has a scale of its own
+    return TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(scaled)
+
+
+def _rows(features: ArrayLike) -> np.ndarray:
+    z = np.asarray(features, dtype=np.float64)
+    if z.ndim != 2 or min(z.shape) < 1:
+        raise ValueError(f"features have shape {z.shape}, expected (samples, features)")
+    if not np.isfinite(z).all():
+        raise ValueError("the features are not all finite: the network diverged. Try a smaller lr")
+    return z
+
+
+def _labelled(features: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    z, y = _rows(features), np.asarray(labels)
+    if len(z) != len(y):
+        raise ValueError(f"{len(z)} samples, but {len(y)} labels")
+    if len(z) < len(np.unique(y)) or len(np.unique(y)) < 2:
+        raise ValueError(f"{len(z)} samples of {len(np.unique(y))} classes: take samples of at least 2 classes")
+    return z, y

@@ -1,0 +1,56 @@
+"""The lessons and their solutions run from end to end on small settings."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from kit.notebook import run_notebook
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def pictures(path):
+    outputs = [o for c in nbformat.read(path, 4).cells if c.cell_type == "code" for o in c.outputs]
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+def test_gradient_flow(tmp_path):
+    out = run_notebook(
+        NOTEBOOKS / "01_gradient_flow.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}, html=True
+    )
+    assert pictures(out) == 8, "seven figures, and the static one in the explorer's place"
+    gradients = pd.read_parquet(tmp_path / "gradients.parquet")
+    assert {"step", "depth", "layer", "metric", "value", "method"} <= set(gradients)
+    assert {"history", "blocks", "variants", "alignment"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+    assert len(list(tmp_path.glob("*.png"))) == 7
+    assert (tmp_path / "out.html").read_text().count('src="data:image/png') == 8
+
+
+@pytest.mark.slow
+def test_gradient_flow_solutions(tmp_path):
+    run_notebook(
+        NOTEBOOKS / "solutions/01_gradient_flow.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
+    )
+
+
+@pytest.mark.slow
+def test_explore_embeddings_and_its_solutions(tmp_path):
+    out = run_notebook(
+        NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
+    )
+    assert pictures(out) == 4
+    run = tmp_path / "runs/deinforeg"
+    given = {"output": tmp_path / "solved", "folder": run, "quick": True}
+    run_notebook(NOTEBOOKS / "solutions/explore_embeddings.ipynb", tmp_path / "solved.ipynb", given)
+    again = {"output": tmp_path / "again", "folder": tmp_path / "runs"}
+    run_notebook(NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "again.ipynb", again)
+
+
+def test_every_lesson_has_its_solutions():
+    for name in ("01_gradient_flow", "explore_embeddings"):
+        assert f"solutions/{name}.ipynb" in (NOTEBOOKS / f"{name}.ipynb").read_text()
+        assert os.path.exists(NOTEBOOKS / f"solutions/{name}.ipynb")
