@@ -39,7 +39,7 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 lint: $(READY)  ## check style, and that notebooks are stored without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(if $(wildcard notebooks/*.ipynb),$(BIN)/nbstripout --verify notebooks/*.ipynb)
+	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb
 
 bench: $(READY)  ## run every benchmark (BENCH_FLAGS=--quick for a short look)
 	@set -e; for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script $(BENCH_FLAGS); done
