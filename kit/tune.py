@@ -5,8 +5,8 @@ and gives it back, so that the kernel clears every page again at every step; tha
 step. The settings below keep freed memory in the process and use huge pages. They must be in the environment before a
 process starts, so whoever starts one sets them: `make`, the notebook runner, the pipeline's launcher.
 
-What it costs: the process keeps its peak memory until it ends, and the peak is about a fifth higher by fragmentation
-(measured in `benchmarks/step_time.py`).
+What it costs: the process keeps its peak memory until it ends, and that peak is higher by a tenth (DeInfoReg on the
+paper's VGG) to a quarter (backprop on it), as `benchmarks/step_time.py` measures.
 """
 
 import os
