@@ -8,11 +8,11 @@ DEMO := notebooks/02_per_block_accuracy.ipynb
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lint bench data clean
+.PHONY: help setup demo test test-all lab lint bench data clean
 
 help:  ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  make %-6s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
+		printf '  make %-8s %s\n' "$$name" "$$text"; done
 
 setup: $(READY)  ## make .venv with everything in it (PYTHON=python3.12 to choose the interpreter)
 
@@ -31,6 +31,9 @@ demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, in
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-all: $(READY)  ## run the tests, and those that kill the pipeline's processes
+	KIT_FAULTS=1 $(BIN)/python -m pytest
 
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
 lab: $(READY)  ## open JupyterLab on the notebooks

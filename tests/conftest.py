@@ -18,3 +18,11 @@ def _one_thread():
 def _seed():
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Leave the pipeline's fault injection to `make test-all`: minutes of killing processes, at the mercy of timing."""
+    if not os.environ.get("KIT_FAULTS"):
+        for item in items:
+            if "faults" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="kills and stops processes for minutes: run make test-all"))

@@ -61,7 +61,7 @@ def test_what_the_ranks_refuse_together(tmp_path):
     on_ranks(refusals, 2, tmp_path, cases=cases, store=str(tmp_path / "store"))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_nan_on_one_rank_stops_all_and_the_last_checkpoint_stands(tmp_path, undisturbed):  # noqa: F811
     folder = tmp_path / "run"
     settings = RUN | {"output": str(folder)}
@@ -75,7 +75,7 @@ def test_nan_on_one_rank_stops_all_and_the_last_checkpoint_stands(tmp_path, undi
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, undisturbed):  # noqa: F811
     folder = tmp_path / "run"
     settings = RUN | {"output": str(folder)}
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, undisturbed):  # noqa:
     assert_whole(folder, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_stopped_rank_is_not_waited_for_forever(tmp_path):
     killer = Killer(tmp_path, 1, number=signal.SIGSTOP)
     killer.start()
@@ -97,7 +97,7 @@ def test_a_stopped_rank_is_not_waited_for_forever(tmp_path):
     assert not ranks()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_only_loopback_listens_and_nobody_outlives_the_caller(tmp_path):
     """A second process launches; its sockets are looked at; it is killed with SIGKILL; its ranks end by themselves."""
     settings = json.dumps(RUN | {"epochs": 50, "output": str(tmp_path)})
@@ -114,7 +114,7 @@ def test_only_loopback_listens_and_nobody_outlives_the_caller(tmp_path):
     _until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family[1:]), 10)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
     """Two agents with a rank each, as on two machines that share a folder."""
     (tmp_path / "config.json").write_text(json.dumps(RUN | {"output": str(tmp_path / "run")}))

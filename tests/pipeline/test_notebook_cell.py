@@ -45,7 +45,7 @@ def ranks_of(manager):
     return psutil.Process(manager.provisioner.pid).children(recursive=True)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_launch_from_a_cell_then_interrupt_another(kernel):
     manager, client = kernel
     printed = []

@@ -74,7 +74,7 @@ def assert_whole(folder, undisturbed):
     assert not ranks()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_ranks_are_started_again_and_the_end_is_the_same(tmp_path, undisturbed):
     killer = Killer(tmp_path, KILLS, seed=random.randrange(10**6))
     killer.start()
@@ -85,7 +85,7 @@ def test_killed_ranks_are_started_again_and_the_end_is_the_same(tmp_path, undist
     assert_whole(tmp_path, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_run_goes_on_with_fewer_ranks(tmp_path, undisturbed):
     for num_stages in (4, 2):
         killer = Killer(tmp_path, 1, seed=num_stages)
