@@ -5,7 +5,8 @@
 `plain` is PyTorch as it comes: fp32, contiguous tensors, the system's allocator. `auto` is the kit's default: bf16 and
 channels-last where the processor has units for it, one-pass optimizers, and the allocator settings of `kit.tune`. Each
 case lives in a process of its own, and the processes take their steps in turn, so that a busy machine is busy for all.
-Paper's sizes: vgg-paper, width 1, 3×32×32, batch 128, projectors 2048-2048-2048, LARS.
+Paper's sizes: vgg-paper, width 1, 3×32×32, batch 128, projectors 2048-2048-2048, LARS. The last row is what the machine
+itself gains from bf16, in a product of two large matrices: a bound for convolutions, which differs from host to host.
 """
 
 import json
@@ -68,7 +69,25 @@ def report(times: dict, settings: dict, args) -> None:
         ratios = [a["step"] / b["step"] for a, b in zip(times[slow], times[fast], strict=True)]
         rows.append(row(f"{CASES[slow]} / {CASES[fast]}", "ratio of steps", ratios, ""))
         print(f"{rows[-1]['case']}: {rows[-1]['value']:.2f} (from {rows[-1]['min']:.2f} to {rows[-1]['max']:.2f})")
+    rows.append(row("matrix product fp32 / bf16", "ratio of times", products(), ""))
+    print(f"{rows[-1]['case']}: {rows[-1]['value']:.2f}: what this machine's bf16 units give at best")
     write(args.out, "step_time", settings, rows)
+
+
+def products(side: int = 4096, rounds: int = 5) -> list[float]:
+    """Return how many times faster a product of two matrices is in bf16 than in fp32, measured in turn."""
+    import torch
+
+    ratios = []
+    for _ in range(rounds + 1):
+        seconds = {}
+        for dtype in (torch.float32, torch.bfloat16):
+            a = torch.ones(side, side, dtype=dtype)
+            begin = time.perf_counter()
+            a @ a
+            seconds[dtype] = time.perf_counter() - begin
+        ratios.append(seconds[torch.float32] / seconds[torch.bfloat16])
+    return ratios[1:]
 
 
 def start(method: str, mode: str, quick: bool) -> subprocess.Popen:

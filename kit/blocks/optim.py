@@ -43,9 +43,10 @@ def optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=fused)
     if name == "lars":
-        from pytorch_optimizer import LARS  # it imports every optimizer it has, so only when asked for
+        from kit.blocks.lars import LARS, FusedLARS  # its library imports every optimizer it has: only when asked for
 
-        return LARS(parameters, lr, weight_decay=decay, momentum=momentum, trust_coefficient=0.001)
+        kind = FusedLARS if fused else LARS
+        return kind(parameters, lr, weight_decay=decay, momentum=momentum, trust_coefficient=0.001)
     raise unknown("optimizer", name, OPTIMIZERS)
 
 
