@@ -23,9 +23,10 @@ from kit.progress import Progress
 from kit.records import History
 
 EVALUATION_BATCH = 512
+OnEpoch = Callable[[int, Net], None] | None
 
 
-def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
+def run(config: RunConfig, on_epoch: OnEpoch = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
     If that folder holds a checkpoint of the same settings, go on from there; the end is bit for bit that of a run
@@ -82,7 +83,7 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
     )
 
 
-def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
+def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: OnEpoch = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
     Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
@@ -107,17 +108,18 @@ def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
 class Fit:
     """One call of `fit`: the position in the run, the sums of the epoch, the record.
 
-    A rank of the pipeline is the same run over some of the blocks (`kit.pipeline.stage`): it replaces where signals
-    come from, what is gathered from other ranks, and where the state is kept.
+    A rank of the pipeline is the same run over some of the `whole` net's blocks (`kit.pipeline.stage`): it replaces
+    where signals come from, what is gathered from other ranks, and where the state is kept.
     """
 
     quiet = False
 
     def __init__(
-        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
+        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: OnEpoch = None, whole: Net | None = None
     ):
-        self.whole, self.net, self.data, self.config, self.on_epoch = net, net, loaded, config, on_epoch
-        self.device = next(net.parameters()).device
+        self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
+        self.whole = net if whole is None else whole
+        self.device = next(self.whole.parameters()).device
         self.identity = config.identity()
         self.history = History(self.identity)
         self.epoch, self.batch = 0, 0
@@ -148,10 +150,7 @@ class Fit:
         return self.history
 
     def _grow(self) -> None:
-        """Add the blocks whose time has come.
-
-        What is due follows from the record alone, so a run that goes on grows as one that never stopped.
-        """
+        """Add the blocks that are due; this follows from the record alone, so a run that goes on grows alike."""
         growth = self.config.growth
         while growth and len(self.whole) < growth.num_blocks(self.history.last_exit("val")):
             self.add_block()
@@ -167,8 +166,7 @@ class Fit:
 
     def add_block(self) -> None:
         """Let the whole net grow by the next block of its plan."""
-        growth = self.config.growth
-        self.whole.grow(growth and growth.view(len(self.whole)))
+        self.whole.grow(self.config.growth and self.config.growth.view(len(self.whole)))
 
     def _train_epoch(self, progress: Progress) -> None:
         begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps
@@ -177,7 +175,7 @@ class Fit:
             self._add_terms()
             self.batch += 1
             progress.step(self.epoch, self.batch)
-            if every and self.batch % every == 0:
+            if every and self.batch % every == 0 and self.batch < self.num_batches:  # the end has its own
                 self._checkpoint()
         self._check_finite()
         seconds = time.perf_counter() - begin
@@ -281,6 +279,7 @@ class Fit:
             raise ValueError(f"the checkpoint holds {num_blocks} blocks, the net {len(self.whole)}: begin with fewer")
         while len(self.whole) < num_blocks:
             self.add_block()
+        self.sums = [{} for _ in self.net]
 
     def state(self) -> dict:
         """Return where the run stands and what it recorded; not what its blocks hold."""

@@ -77,7 +77,7 @@ class Net(nn.Module):
             given = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in given.items()}
         x = given.pop("x")
         y = torch.empty(len(x), dtype=torch.int64, device=x.device) if y is None else y
-        return Signal(x, y, x, views={name: view for name, view in given.items() if name in self.views})
+        return Signal(x, y, x, views=given)
 
     def step(self, x: Input, y: Tensor) -> None:
         """Train every block on one batch, first to last."""
