@@ -39,8 +39,8 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
     "pipeline": FOUNDATIONS | {"losses", "blocks", "methods", "data", "train"},
     "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
 }
-# The one part of analysis that builds networks; probes, figures and the other explorer work on anything.
-BUILDERS = {"kit.analysis.gradient_explorer": {"blocks", "methods"}}
+# The parts of analysis that build networks or apply exit rules; probes, figures and other explorers work on anything.
+BUILDERS = {"kit.analysis.gradient_explorer": {"blocks", "methods"}, "kit.analysis.exits": {"blocks"}}
 ALSO_TRAIN = {"checks", "config", "records", "checkpoints", "progress"}  # files beside kit/train.py, of the same room
 
 
