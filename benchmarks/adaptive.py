@@ -10,6 +10,7 @@ inference, taken in turn. --quick takes the bundled digits. The trained net is k
 
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 from _harness import ROOT, arguments, row, write
@@ -39,8 +40,10 @@ def main() -> None:
     changes = {"dataset": "digits", "limit": 600, "epochs": 3} if args.quick else {}
     net, data, config = trained(SETTINGS | changes, args.runs)
     rows, rule = accuracy_rows(net, data)
-    rows += time_rows(net, data, rule, rounds=3 if args.quick else 9)
     report(rows)
+    times = time_rows(net, data, rule, rounds=3 if args.quick else 7)
+    report(times)
+    rows += times
     write(args.out, "adaptive", config.identity() | {"rule": str(rule), "slack": SLACK}, rows)
 
 
@@ -75,12 +78,14 @@ def accuracy_rows(net, data) -> tuple[list[dict], object]:
             row(name, "FLOPs saved", [1 - found.cost / straight], "share"),
             row(name, "random exit, same cost", [found.random], "share"),
         ]
-        print(f"{points[name].rule}: exits {[round(share, 3) for share in found.shares]}", file=sys.stderr)
+        print(f"{points[name].rule}: exits {[round(share, 3) for share in found.shares]}", file=sys.stderr, flush=True)
     return rows, min(points.values(), key=lambda point: point.cost).rule
 
 
 def time_rows(net, data, rule, rounds: int) -> list[dict]:
     """Return seconds per image of the whole net and of adaptive inference with `rule`, and the share saved."""
+    from kit.blocks import exits
+
     rows = []
     for size in BATCHES:
         batches = [x for x, _ in data.batches("test", size)][: 8 if size < 1000 else 3]
@@ -89,7 +94,7 @@ def time_rows(net, data, rule, rounds: int) -> list[dict]:
         cost = [float(k) for k in range(net.num_exits)]
         plain, early = [], []
         for turn in range(rounds + 1):
-            a = seconds(lambda x: straight(net, x), batches)
+            a = seconds(lambda x: exits.last_only(net, x), batches)
             b = seconds(lambda x: net.adaptive(x, rule, cost=cost), batches)  # noqa: B023
             if turn:  # the first only warms up
                 plain, early = [*plain, a], [*early, b]
@@ -102,19 +107,6 @@ def time_rows(net, data, rule, rounds: int) -> list[dict]:
     return rows
 
 
-def straight(net, x):
-    """Return the last exit's logits, asking no other head."""
-    import torch
-
-    with torch.inference_mode():
-        net.eval()
-        signal = net.signal(x)
-        for block in list(net)[:-1]:
-            signal = block.pass_through(signal)
-        with net[-1].autocast(signal.h):
-            return net[-1].readout(net[-1](signal))
-
-
 def seconds(fn, batches) -> float:
     begin = time.perf_counter()
     for x in batches:
@@ -125,7 +117,7 @@ def seconds(fn, batches) -> float:
 def report(rows: list[dict]) -> None:
     for item in rows:
         spread = f"  ({item['min']:.3g} to {item['max']:.3g}, n={item['n']})" if item["n"] > 1 else ""
-        print(f"{item['case']:<28} {item['metric']:<24} {item['value']:10.4g} {item['unit']}{spread}")
+        print(f"{item['case']:<28} {item['metric']:<24} {item['value']:10.4g} {item['unit']}{spread}", flush=True)
 
 
 if __name__ == "__main__":

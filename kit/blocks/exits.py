@@ -181,21 +181,22 @@ def _clocked(net, signal: Signal) -> list[float]:
     return [time.perf_counter() - begin for _ in answers(net, signal)]
 
 
-def last_cost(net, x) -> float:
-    """Return the FLOPs of a sample that only the last exit is asked about: all bodies, and its head."""
-    *inner, last = list(net)
-    signal, training = net.signal(x), net.training
+@torch.no_grad()
+def last_only(net, x) -> Tensor:
+    """Return the last exit's logits (B, C), fp32, in evaluation mode, without asking any head before it."""
+    training, signal = net.training, net.signal(x)
     net.eval()
-
-    @torch.no_grad()
-    def straight() -> None:
-        nonlocal signal
+    try:
+        *inner, last = net
         for block in inner:
             signal = block.pass_through(signal)
-        last.readout(last(signal))
-
-    try:
-        size = len(signal.h)
-        return costs.flops(straight) / size
+        with last.autocast(signal.h):
+            return last.readout(last(signal)).float()
     finally:
         net.train(training)
+
+
+def last_cost(net, x) -> float:
+    """Return the FLOPs of a sample that only the last exit is asked about: all bodies, and its head."""
+    size = len(next(iter(x.values())) if isinstance(x, dict) else x)
+    return costs.flops(lambda: last_only(net, x)) / size

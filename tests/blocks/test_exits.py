@@ -126,8 +126,18 @@ def test_costs_are_pytorchs_count():
     assert exits.exit_costs(net, x) == [body[0] + head, sum(body) + 2 * head]
     assert exits.last_cost(net, x) == sum(body) + head
     assert costs.flops(lambda: net.predict(x)) == 3 * (sum(body) + 2 * head)
+    assert torch.equal(exits.last_only(net, x), net.predict(x)[-1])
     seconds = exits.exit_costs(net, x, "seconds")
     assert 0 < seconds[0] < seconds[1] < 1
+
+
+def test_half_precision():
+    net = kit.decouple(stages(), "greedy", 4, batch()[0], precision="bf16")
+    every, x = torch.stack(net.predict(batch()[0])), batch()[0]
+    assert exits.last_cost(net, x) < exits.exit_costs(net, x)[-1]
+    logits, left, _ = net.adaptive(x, "patience")
+    torch.testing.assert_close(logits, every[left, torch.arange(8)], rtol=0.05, atol=0.05)
+    assert exits.last_only(net, x).dtype == logits.dtype == torch.float32
 
 
 def test_a_grown_net_has_new_costs():
