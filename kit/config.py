@@ -76,7 +76,10 @@ class RunConfig:
     """What blocks see beside their predecessor's output."""
 
     epochs: int = 10
-    """Passes over the training images."""
+    """Passes over the training images; with `stagewise`, for each block."""
+
+    stagewise: bool = False
+    """Whether blocks train one after another, each on the finished outputs of the one before."""
 
     batch_size: int = 128
     """Images per step."""

@@ -108,6 +108,15 @@ def reconstruction(images: Tensor, x: Tensor) -> Tensor:
     return F.binary_cross_entropy(images, x)
 
 
+def associated(guess: Tensor, code: Tensor, decoded: Tensor, before: Tensor) -> dict[str, Tensor]:
+    """Return associated learning's two terms: how far the features' `guess` (B, D) is from the label's `code` (B, D),
+    and how far what is `decoded` from it is from the code `before` (B, D'), each a mean squared error.
+
+    The code is a target for the guess, not a partner: the first term teaches it nothing. Source: AL (Kao & Chen 2021).
+    """
+    return {"association": F.mse_loss(guess, code.detach()), "decoding": F.mse_loss(decoded, before)}
+
+
 def _check_rows(z: Tensor) -> None:
     if z.ndim != 2 or len(z) < 2:
         raise ValueError(f"embeddings of shape {tuple(z.shape)}, but batch statistics take (B, D) with B of at least 2")

@@ -41,7 +41,14 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
 }
 # The one part of analysis that builds networks; probes, figures and the other explorer work on anything.
 BUILDERS = {"kit.analysis.gradient_explorer": {"blocks", "methods"}}
-ALSO_TRAIN = {"config", "records", "checkpoints", "progress"}  # files beside kit/train.py, of the same room
+ALSO_TRAIN = {
+    "config",
+    "records",
+    "checkpoints",
+    "progress",
+    "loop",
+    "stagewise",
+}  # files beside kit/train.py, of the same room
 
 
 def room(module: str) -> str:
