@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from kit import methods
-from kit.blocks import context, optim, precision
+from kit.blocks import context, cuts, optim, precision
 from kit.blocks.backbones import BACKBONES, backbone_names
 from kit.data import AUGMENTATIONS, DATASETS
 from kit.data.noise import check_noise
 from kit.errors import unknown
 
-CUTS = ("auto", "params", "layers", "time", "memory")
+CUTS = (*cuts.NAMED_CUTS, "params", "layers", "time", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ class RunConfig:
     """Number of blocks (or, for bp, of exits watched)."""
 
     cuts: str | tuple[str, ...] = "auto"
-    """Where to cut: what `kit.split` balances, names of places, or `auto`: the paper's cuts, else by parameters."""
+    """Where to cut: what `kit.split` balances, names of places, or the papers' cuts: `auto` (DeInfoReg's, else by
+    parameters), `infopro` and `infopro-balanced` (by memory)."""
 
     context: str = "none"
     """What blocks see beside their predecessor's output."""
@@ -140,6 +141,7 @@ class RunConfig:
             raise unknown("augmentation", self.augment, AUGMENTATIONS)
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
+        cuts.find(self.cuts, self.backbone, self.num_blocks)
         check_noise(self.noise, self.noise_rate)
         context.parse(self.context)
         methods.lookup(self.method, self.options)

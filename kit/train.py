@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from kit import data, seeds
+from kit.blocks import cuts
 from kit.blocks.backbones import backbone
-from kit.blocks.cuts import PAPER_CUTS
 from kit.blocks.net import Net
 from kit.blocks.split import split
 from kit.config import RunConfig
@@ -50,13 +50,9 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         options = dict(config.backbone_options)
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options).to(device)
     example = torch.zeros(2, *loaded.shape, device=device)
-    balance, at = config.cuts, None
-    if not isinstance(config.cuts, str):
-        balance, at = "params", config.cuts
-    elif config.cuts == "auto":
-        balance, at = "params", PAPER_CUTS.get((config.backbone, config.num_blocks))
+    balance, at = cuts.find(config.cuts, config.backbone, config.num_blocks)
     return decouple(
-        split(model, config.num_blocks, example, balance=balance, at=at and list(at)),
+        split(model, config.num_blocks, example, balance=balance, at=at),
         config.method,
         loaded.num_classes,
         example,
