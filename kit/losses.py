@@ -91,7 +91,7 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tenso
     """
     _check_rows(z)
     _check_labels(z, y)
-    if not (y != y[0]).any():
+    if (y == y[0]).all():
         raise ValueError(
             f"all {len(y)} labels of the batch are {y[0].item()}, but contrast takes samples of at least two classes: "
             "shuffle the samples, take larger batches, or a batch_size that leaves no tiny last one"

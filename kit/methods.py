@@ -258,7 +258,7 @@ def decouple(
         before = tuple(block.objective for block in blocks)
         place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels, before)
         with seeds.seeded(seed, "head", k):
-            return build(place, **options).to(example.device)
+            return heads.on(example.device, build(place, **options))
 
     inputs = [tuple(example.shape[1:]), *shapes[:-1]]
     groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
@@ -269,7 +269,7 @@ def decouple(
         own = objective(end - 1, chosen.objective, **options)
         with seeds.seeded(seed, "context", index):
             extra = supplied(supply, index, inputs, example)
-            extra = extra and extra.to(example.device)
+            extra = extra and heads.on(example.device, extra)
         if channels_last:
             nn.ModuleList([m for m in (*group, own, *probes, extra) if m]).to(memory_format=torch.channels_last)
         blocks.append(Block(group, own, make_optimizer, probes, extra, autocast=dtype, index=index, seed=seed))

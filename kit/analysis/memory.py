@@ -1,8 +1,9 @@
 """What training will take, before anything is allocated: peak bytes and FLOPs of one step, block by block.
 
-    with memory.on_paper():                       # tensors with shapes and no data
-        net = kit.decouple(kit.split(model, 4, x, "memory"), "infopro", 10, x, pixels=pixels)
-    memory.plan(net, (1024, 3, 32, 32)).table     # a net with data will do as well
+    memory.plan(net, (1024, 3, 32, 32)).table
+
+    with memory.on_paper():  # where even the net is too large: tensors with shapes and no data
+        net = kit.decouple(kit.split(kit.backbone("resnet110"), 4, x, "memory"), "deinforeg", 10, x)
 
 The blocks take their own `step` on PyTorch's fake tensors, and a dispatch mode adds up the storages that are alive.
 PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, sees the same storages, but its hooks on modules hold
@@ -32,6 +33,7 @@ STAYING = KINDS[:3]
 """What is there between steps as well; a block's step adds its gradients and activations to all blocks' of these."""
 
 aten = torch.ops.aten
+READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
 COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
 
 
@@ -67,9 +69,22 @@ class Plan:
         return pd.DataFrame(self.blocks, index=pd.RangeIndex(1, len(self.blocks) + 1, name="block"))
 
 
-def on_paper() -> FakeTensorMode:
-    """Return a context in which tensors have shape, type and device, and no data: to build nets larger than memory."""
-    return FakeTensorMode()
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Build nets larger than memory: tensors made inside have shape, type and device, and no data."""
+    with FakeTensorMode(), _Blind():
+        yield
+
+
+def _copied(net: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """Return a copy of the net, optimizers included, in tensors without data."""
+    with FakeCopyMode(mode):
+        twin = copy.deepcopy(net)
+    for old, new in zip(net, twin, strict=True):  # copying an optimizer forgets what its own class added, as LARS does
+        lost = vars(old.optimizer).keys() - vars(new.optimizer).keys()
+        kept = {name: vars(old.optimizer)[name] for name in lost}
+        vars(new.optimizer).update({name: value for name, value in kept.items() if not callable(value)})
+    return twin
 
 
 def plan(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Plan:
@@ -96,7 +111,9 @@ def plan(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype = torch.
 def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> Iterator[tuple]:
     """Copy `net` onto paper and take one step, which makes optimizer states; give it, the next signal and the tally."""
     device = next(net.parameters()).device
-    mode, net = _copied(net)
+    first = next(net.parameters())
+    mode = first.fake_mode if isinstance(first, FakeTensor) else FakeTensorMode()
+    net = _copied(net, mode)
     with mode, _Tally() as tally:
         try:
             x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)
@@ -114,14 +131,6 @@ def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> 
         yield net, net.signal(x, y), tally
 
 
-def _copied(net: nn.Module) -> tuple[FakeTensorMode, nn.Module]:
-    """Return a copy of `net`, optimizers included, in fake tensors, and the mode that they live in."""
-    first = next(net.parameters())
-    mode = first.fake_mode if isinstance(first, FakeTensor) else FakeTensorMode()
-    with FakeCopyMode(mode):
-        return mode, copy.deepcopy(net)
-
-
 def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors that a net or a block holds between steps, each with its kind."""
     yield from (("parameters", tensor) for tensor in part.parameters())
@@ -132,7 +141,16 @@ def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield from (("optimizer", value) for value in states if isinstance(value, Tensor))
 
 
-class _Tally(TorchDispatchMode):
+class _Blind(TorchDispatchMode):
+    """Answers 0 where code asks for a number or a truth that only data could tell: memory does not depend on it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
+            return 0.0 if args[0].is_floating_point() else 0 if args[0].dtype != torch.bool else False
+        return func(*args, **(kwargs or {}))
+
+
+class _Tally(_Blind):
     """Bytes of the storages alive, by kind, and what there was of each when there was most of all together."""
 
     def __init__(self):
@@ -170,9 +188,7 @@ class _Tally(TorchDispatchMode):
         del self._watched[place]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return torch.ones((), dtype=args[0].dtype).item()  # a number that only data could tell: any will do
-        result = func(*args, **(kwargs or {}))
+        result = super().__torch_dispatch__(func, types, args, kwargs)
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self.count(value)

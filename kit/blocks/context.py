@@ -32,8 +32,8 @@ def parse(context: str, num_blocks: int | None = None) -> Supply:
     supply = Supply(bool(found[2]), int(found[1] or 0))
     if num_blocks is not None and supply.depth > num_blocks:
         raise ValueError(
-            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only num_blocks={num_blocks}; "
-            f"choose R1 to R{num_blocks}, or more blocks"
+            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
+            f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
         )
     return supply
 
