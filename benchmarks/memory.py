@@ -6,13 +6,16 @@ Memory and FLOPs are planned on tensors without data (kit.analysis.memory), at s
 plan is checked against PyTorch's allocator, in a process of its own for each case, at batches that fit. Step times are
 ratios of steps taken in turn. Networks are cut by memory, unless a row says that the cuts are the paper's; SGD with
 momentum. Checkpointing is torch.utils.checkpoint on the same cuts, the last part kept; `backprop` is one block.
+About ten minutes of one core. What FILE holds already is not done again: remove it to start anew.
 """
 
+import contextlib
 import json
 import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from _harness import ROOT, arguments, row, write
 
@@ -20,13 +23,15 @@ MODELS = {
     "resnet110": {"batch": 1024, "side": 32, "num_classes": 10, "measured": 32},
     "vit_b_16": {"batch": 256, "side": 224, "num_classes": 1000, "measured": 2},
 }
-COUNTS = (2, 4, 8, 16)
+COUNTS = (4, 16, 2, 8)  # what issue 5 asks about first
 VARIANTS = {
     "infopro contrast": ("infopro", {"task": "contrast"}),
     "deinforeg pool=2": ("deinforeg", {"pool": 2}),
 }
 MAPS_ONLY = {"deinforeg pool=2"}  # tokens are not pooled
-MEASURED = [("backprop", 1), ("checkpointing", 4), ("greedy", 4), ("greedy", 16), ("infopro", 4), ("infopro", 16)]
+MEASURED = [("resnet110", "backprop", 1), ("resnet110", "greedy", 4), ("resnet110", "infopro", 4)]
+MEASURED += [("resnet110", "checkpointing", 4), ("resnet110", "greedy", 16), ("resnet110", "infopro", 16)]
+MEASURED += [("vit_b_16", "backprop", 1), ("vit_b_16", "greedy", 4)]
 TIMED_BATCH = 8
 
 # ResNet-110 on CIFAR-10, batch 1024, in GB, and its overhead in time: InfoPro, ICLR 2021, table 3.
@@ -47,16 +52,36 @@ def main() -> None:
         model, case, count = args.measure
         print(json.dumps(measure(model, case, int(count))))
         return
-    rows = []
+    book = Book(args.out, args.quick)
     for model in list(MODELS)[: 1 if args.quick else None]:
-        rows += planned(model, (4,) if args.quick else COUNTS)
-    checks = MEASURED[:3] if args.quick else MEASURED
-    rows += [found for case in checks for found in compared("resnet110", *case)]
-    if not args.quick:
-        rows += [found for case in (("backprop", 1), ("greedy", 4)) for found in compared("vit_b_16", *case)]
-    rows += timed(2 if args.quick else 7)
-    verdict(rows)
-    write(args.out, "memory", {"models": MODELS, "optimizer": "sgd", "momentum": 0.9, "timed_batch": TIMED_BATCH}, rows)
+        planned(book, model, (4,) if args.quick else COUNTS)
+    for case in MEASURED[: 3 if args.quick else None]:
+        compared(book, *case)
+    timed(book, 2 if args.quick else 7)
+    verdict(book.rows)
+
+
+class Book:
+    """The rows so far, written after every part: a benchmark that was stopped goes on with what is missing."""
+
+    def __init__(self, path: Path, quick: bool):
+        self.path, self.rows = path, []
+        self.settings = {"models": MODELS, "optimizer": "sgd", "momentum": 0.9, "timed_batch": TIMED_BATCH}
+        self.settings["quick"] = quick
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("settings") == json.loads(json.dumps(self.settings)):
+            self.rows = found["rows"]
+
+    def has(self, case: str, metric: str) -> bool:
+        return any((found["case"], found["metric"]) == (case, metric) for found in self.rows)
+
+    def value(self, case: str, metric: str) -> float:
+        return next(found["value"] for found in self.rows if (found["case"], found["metric"]) == (case, metric))
+
+    def add(self, rows: list[dict]) -> None:
+        self.rows += rows
+        with contextlib.redirect_stdout(None):
+            write(self.path, "memory", self.settings, self.rows)
 
 
 def cases(model: str) -> list[str]:
@@ -110,57 +135,68 @@ def recomputed(stage):
     return Recomputed()
 
 
-def batch_shape(model: str, batch: int) -> tuple[int, ...]:
-    return (batch, 3, MODELS[model]["side"], MODELS[model]["side"])
+def shape(model: str, batch: int | None = None) -> tuple[int, ...]:
+    return (batch or MODELS[model]["batch"], 3, MODELS[model]["side"], MODELS[model]["side"])
 
 
-def plans(model: str, wanted: list[str], count: int, cuts: str = "memory") -> dict:
-    """Return the plan of each wanted case, all on the same parts."""
-    from kit.analysis import memory
-
-    with memory.on_paper():
-        parts = stages(model, count, cuts)
-        nets = {case: build(model, case, parts) for case in wanted}
-    return {case: memory.plan(net, batch_shape(model, MODELS[model]["batch"])) for case, net in nets.items()}
-
-
-def planned(model: str, counts: tuple[int, ...]) -> list[dict]:
-    """Plan every case, print a table and return its rows."""
+def planned(book: Book, model: str, counts: tuple[int, ...]) -> None:
+    """Plan every case that the book lacks, and print the table."""
     print(f"\n{model}, batch {MODELS[model]['batch']}, planned; cut by memory")
     print(f"{'case':<18} {'K':>3} {'peak GiB':>9} {'of it state':>11} {'share':>7} {'FLOPs':>8}  published")
-    base = plans(model, ["backprop"], 1)["backprop"]
-    rows = report(model, "backprop", 1, base, base)
+    fill(book, model, ["backprop"], 1)
     for count in counts:
-        for case, found in plans(model, cases(model), count).items():
-            rows += report(model, case, count, found, base)
+        fill(book, model, cases(model), count)
     if model == "resnet110":
         for count in (2, 3, 4):
-            found = plans(model, ["infopro contrast"], count, "infopro-balanced")["infopro contrast"]
-            rows += report(model, "infopro contrast", count, found, base, ", paper's cuts")
-    return rows
+            fill(book, model, ["infopro contrast"], count, "infopro-balanced")
 
 
-def report(model: str, case: str, count: int, found, base, note: str = "") -> list[dict]:
-    """Print one line and return its rows."""
-    share, extra = found.peak / base.peak, found.flops / base.flops - 1
-    published = PUBLISHED.get((case, count), PUBLISHED.get((case, None))) if model == "resnet110" else None
-    beside = f"{published:.2f} GB, {published / PUBLISHED['backprop', 1]:.0%}" if published else ""
-    print(
-        f"{case + note:<18} {count:>3} {found.peak / 2**30:9.2f} {found.staying / 2**30:11.2f} {share:7.1%} "
-        f"{extra:+8.1%}  {beside}",
-        flush=True,
-    )
-    name = f"{model} {case} K={count}{note}"
+def fill(book: Book, model: str, wanted: list[str], count: int, cuts: str = "memory") -> None:
+    """Plan what is missing of the wanted cases, all on the same parts of the model, and print them all."""
+    from kit.analysis import memory
+
+    names = {case: f"{model} {case} K={count}" + ("" if cuts == "memory" else ", paper's cuts") for case in wanted}
+    missing = [case for case in wanted if not book.has(names[case], "planned peak")]
+    with memory.on_paper():
+        parts = stages(model, count, cuts) if missing else []
+        nets = {case: build(model, case, parts) for case in missing}
+    for case in wanted:
+        if case in nets:
+            book.add(planned_rows(model, case, count, names[case], memory.plan(nets.pop(case), shape(model)), book))
+        line(book, case, count, names[case])
+
+
+def planned_rows(model: str, case: str, count: int, name: str, found, book: Book) -> list[dict]:
+    """Return the rows of one plan; shares are of backprop's, which comes first."""
+    whole = f"{model} backprop K=1"
+    peak = book.value(whole, "planned peak") if book.has(whole, "planned peak") else found.peak
+    flops = book.value(whole, "planned FLOPs") if book.has(whole, "planned FLOPs") else found.flops
     rows = [
         row(name, "planned peak", [found.peak], "bytes"),
         row(name, "planned state between steps", [found.staying], "bytes"),
-        row(name, "share of backprop's peak", [share], ""),
-        row(name, "extra FLOPs", [extra], "share of backprop's"),
+        row(name, "planned FLOPs", [found.flops], ""),
+        row(name, "share of backprop's peak", [found.peak / peak], ""),
+        row(name, "extra FLOPs", [found.flops / flops - 1], "share of backprop's"),
     ]
+    published = PUBLISHED.get((case, count), PUBLISHED.get((case, None))) if model == "resnet110" else None
     if published:
         rows.append(row(name, "published peak", [published], "GB"))
         rows.append(row(name, "published share of backprop's peak", [published / PUBLISHED["backprop", 1]], ""))
     return rows
+
+
+def line(book: Book, case: str, count: int, name: str) -> None:
+    metrics = ("planned peak", "planned state between steps", "share of backprop's peak", "extra FLOPs")
+    peak, state, share, extra = (book.value(name, metric) for metric in metrics)
+    beside = ""
+    if book.has(name, "published peak"):
+        share_there = book.value(name, "published share of backprop's peak")
+        beside = f"{book.value(name, 'published peak'):.2f} GB, {share_there:.0%}"
+    note = " (paper's cuts)" if name.endswith("paper's cuts") else ""
+    print(
+        f"{case:<18} {count:>3} {peak / 2**30:9.2f} {state / 2**30:11.2f} {share:7.1%} {extra:+8.1%}  {beside}{note}",
+        flush=True,
+    )
 
 
 def measure(model: str, case: str, count: int) -> dict[str, int]:
@@ -172,7 +208,7 @@ def measure(model: str, case: str, count: int) -> dict[str, int]:
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     net, batch = build(model, case, stages(model, count)), MODELS[model]["measured"]
-    x = torch.rand(batch_shape(model, batch))
+    x = torch.rand(shape(model, batch))
     y = torch.arange(batch) % MODELS[model]["num_classes"]
     net.step(x, y)
     net.step(x, y)
@@ -183,27 +219,37 @@ def measure(model: str, case: str, count: int) -> dict[str, int]:
     return {"measured": peak, "planned": memory.plan(net, tuple(x.shape)).peak, "resident": resident}
 
 
-def compared(model: str, case: str, count: int) -> list[dict]:
-    """Measure one case in a process of its own, print and return the plan beside it."""
-    command = [sys.executable, __file__, "--measure", model, case, str(count)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    batch, ratio = MODELS[model]["measured"], found["planned"] / found["measured"]
+def compared(book: Book, model: str, case: str, count: int) -> None:
+    """Measure one case in a process of its own, unless the book has it, and print the plan beside it."""
+    name = f"{model} {case} K={count} batch={MODELS[model]['measured']}"
+    kinds = ("planned", "measured", "resident")
+    if not book.has(name, "planned / measured"):
+        command = [sys.executable, __file__, "--measure", model, case, str(count)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        rows = [row(name, f"{kind} peak", [found[kind]], "bytes") for kind in kinds]
+        book.add([*rows, row(name, "planned / measured", [found["planned"] / found["measured"]], "")])
+    planned, measured, resident = (book.value(name, f"{kind} peak") / 2**20 for kind in kinds)
     print(
-        f"{model} {case} K={count}, batch {batch}: planned {found['planned'] / 2**20:.1f} MiB, measured "
-        f"{found['measured'] / 2**20:.1f} MiB, ratio {ratio:.3f}; resident memory grew {found['resident'] / 2**20:.0f}",
+        f"{name}: planned {planned:.1f} MiB, measured {measured:.1f} MiB, ratio {planned / measured:.3f}; resident "
+        f"memory grew by {resident:.0f} MiB",
         flush=True,
     )
-    name = f"{model} {case} K={count} batch={batch}"
-    rows = [row(name, f"{kind} peak", [found[kind]], "bytes") for kind in ("planned", "measured", "resident")]
-    return [*rows, row(name, "planned / measured", [ratio], "")]
 
 
-def timed(rounds: int) -> list[dict]:
-    """Take steps of all cases in turn; print and return the ratios of their times to backprop's of the same round."""
+def timed(book: Book, rounds: int) -> None:
+    """Take steps of all cases in turn, and print the ratios of their times to backprop's of the same round."""
     import torch
 
-    x = torch.rand(batch_shape("resnet110", TIMED_BATCH))
+    name = f"resnet110 {{}} K={{}} batch={TIMED_BATCH}".format
+    print(f"\nresnet110, batch {TIMED_BATCH}: a step's time, times backprop's")
+    if book.has(name("backprop", 1), "step time / backprop's"):
+        for found in book.rows:
+            if found["metric"] == "step time / backprop's":
+                print(f"{found['case']:<46} {found['value']:6.3f} (from {found['min']:.3f} to {found['max']:.3f})")
+        return
+
+    x = torch.rand(shape("resnet110", TIMED_BATCH))
     y = torch.arange(TIMED_BATCH) % 10
     wanted = [("backprop", 1), *((case, 4) for case in cases("resnet110"))]
     wanted += [("infopro contrast", 2), ("infopro contrast", 16), ("greedy", 16)]
@@ -218,15 +264,12 @@ def timed(rounds: int) -> list[dict]:
         for case, taken in seconds.items():
             if turn:  # the first round only warms up
                 ratios[case].append(taken / seconds["backprop", 1])
-    print(f"\nresnet110, batch {TIMED_BATCH}: a step's time, times backprop's")
-    rows = []
     for (case, count), values in ratios.items():
-        rows.append(row(f"resnet110 {case} K={count} batch={TIMED_BATCH}", "step time / backprop's", values, ""))
+        found = row(name(case, count), "step time / backprop's", values, "")
+        book.add([found])
         published = PUBLISHED_TIME.get((case, count), PUBLISHED_TIME.get((case, None)))
         beside = f"; published overhead {published:+.1f} % (batch 1024, GPU)" if published else ""
-        found = rows[-1]
-        print(f"{case:<18} {count:>3} {found['value']:6.3f} (from {found['min']:.3f} to {found['max']:.3f}){beside}")
-    return rows
+        print(f"{found['case']:<46} {found['value']:6.3f} (from {found['min']:.3f} to {found['max']:.3f}){beside}")
 
 
 def verdict(rows: list[dict]) -> None:
