@@ -142,11 +142,12 @@ def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class _Blind(TorchDispatchMode):
-    """Answers 0 where code asks for a number or a truth that only data could tell: memory does not depend on it."""
+    """Answers 1.0, 0 or False where code asks for a value that only data could tell: memory does not depend on it."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
-            return 0.0 if args[0].is_floating_point() else 0 if args[0].dtype != torch.bool else False
+            kind = args[0].dtype
+            return 1.0 if kind.is_floating_point else False if kind == torch.bool else 0
         return func(*args, **(kwargs or {}))
 
 

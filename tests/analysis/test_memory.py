@@ -58,7 +58,7 @@ def test_plan_by_block_of_known_layers():
     for block, size in zip(plan.blocks, own, strict=True):
         assert block["parameters"] == block["optimizer"] == size
         assert block["buffers"] == 0
-        assert 0 < block["gradients"] <= size
+        assert 0 <= block["gradients"] <= size
         assert block["peak"] == plan.staying + block["gradients"] + block["activations"]
     assert plan.staying == 2 * sum(own)
     assert plan.peak == max(block["peak"] for block in plan.blocks)
@@ -82,7 +82,7 @@ def test_planning_changes_nothing():
 def test_planning_allocates_nothing_of_the_batchs_size():
     net = resnet(num_blocks=2)
     planned = []
-    allocated = peak_bytes(lambda: planned.append(memory.plan(net, (10**6, *SHAPE[1:])).peak))
+    allocated = peak_bytes(lambda: planned.append(memory.plan(net, (2 * 10**6, *SHAPE[1:])).peak))
     assert planned[0] > 2**40  # more than a tebibyte
     assert allocated < 2**24
 
@@ -90,10 +90,12 @@ def test_planning_allocates_nothing_of_the_batchs_size():
 def test_a_net_on_paper_may_be_larger_than_memory():
     with memory.on_paper():
         model, x = kit.backbone("mlp", 1, image_size=8, depth=3, hidden=10**6), torch.zeros(2, 1, 8, 8)
-        net = kit.decouple(kit.split(model, 3, x, "layers"), "dgl", 10, x, optimizer="sgd")
+        net = kit.decouple(kit.split(model, 2, x, "layers"), "greedy", 10, x, optimizer="sgd")
     plan = memory.plan(net, (128, 1, 8, 8))
     assert plan.staying == 2 * 4 * parameters(net) > 2**40
-    assert plan.peak == pytest.approx(plan.staying + 4 * 10**12, rel=0.02)  # one large layer's gradient at a time
+    largest = plan.blocks[1]
+    assert largest["gradients"] == largest["parameters"] == pytest.approx(4 * 10**12, rel=0.01)
+    assert plan.peak == pytest.approx(plan.staying + 4 * 10**12, rel=0.01)  # one large layer's gradient at a time
 
 
 def test_flops_are_those_of_pytorchs_counter():
@@ -108,7 +110,7 @@ def test_cuts_balanced_by_memory_take_less_than_those_by_parameters():
     peaks = {b: memory.plan(resnet(num_blocks=4, balance=b), (64, *SHAPE[1:])).peak for b in ("memory", "params")}
     whole = memory.plan(resnet("bp", 1), (64, *SHAPE[1:])).peak
     assert peaks["memory"] < 0.6 * peaks["params"]
-    assert peaks["memory"] < 0.4 * whole
+    assert peaks["memory"] < 0.5 * whole
 
 
 def test_a_batch_the_net_does_not_take():
