@@ -23,7 +23,7 @@ def test_a_linear_map_of_the_image_is_read_back():
     images = rng.normal(size=(200, 1, 4, 4))
     share, read = linear_reconstruction(images.reshape(200, 16) @ rng.normal(size=(16, 24)), images)
     assert share > 0.99
-    assert np.abs(read - images).max() < 0.3
+    assert np.corrcoef(read.ravel(), images.ravel())[0, 1] > 0.99
 
 
 def test_noise_tells_nothing_of_the_image():
