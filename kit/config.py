@@ -143,7 +143,7 @@ class RunConfig:
             raise unknown("cuts", self.cuts, CUTS)
         cuts.find(self.cuts, self.backbone, self.num_blocks)
         check_noise(self.noise, self.noise_rate)
-        context.parse(self.context)
+        context.parse(self.context, self.num_blocks)
         methods.lookup(self.method, self.options)
         if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
             raise unknown("backbone", self.backbone, known)

@@ -87,9 +87,15 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tenso
 
     Each sample is drawn to those of its class in the batch and away from all others; samples without a companion have
     no say, and a batch without any pair gives 0. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
+    Raises ValueError for a batch of one class: with nobody to be drawn away from, all samples would become one.
     """
     _check_rows(z)
     _check_labels(z, y)
+    if (y == y[0]).all():
+        raise ValueError(
+            f"all {len(y)} labels of the batch are {y[0].item()}, but contrast takes samples of at least two classes: "
+            "shuffle the samples, take larger batches, or a batch_size that leaves no tiny last one"
+        )
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))

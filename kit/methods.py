@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.blocks import heads, optim
 from kit.blocks.block import Block
-from kit.blocks.context import Context, Supply, parse
+from kit.blocks.context import parse, supplied
 from kit.blocks.net import Net
 from kit.blocks.objectives import AL, SCPL, CrossEntropy, DeInfoReg, InfoPro, Objective, PredSim
 from kit.blocks.precision import resolve
@@ -232,7 +232,7 @@ def decouple(
     reconstruct them. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
     an unknown name, and for an optimizer, precision or option that does not exist.
     """
-    supply = parse(context)
+    supply = parse(context, len(stages))
     chosen = lookup(method, options)
     dtype = resolve(precision, example.device)
     make_optimizer = partial(
@@ -258,7 +258,7 @@ def decouple(
         before = tuple(block.objective for block in blocks)
         place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels, before)
         with seeds.seeded(seed, "head", k):
-            return build(place, **options).to(example.device)
+            return heads.on(example.device, build(place, **options))
 
     inputs = [tuple(example.shape[1:]), *shapes[:-1]]
     groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
@@ -267,11 +267,9 @@ def decouple(
         probes = [objective(end + i, greedy).head for i in range(len(group) - 1)]
         end += len(group)
         own = objective(end - 1, chosen.objective, **options)
-        extra = None
-        if index and supply != Supply(False, 0):
-            with seeds.seeded(seed, "context", index):
-                sources = inputs[:index][::-1][: supply.depth]
-                extra = Context(inputs[index], inputs[0] if supply.image else None, sources).to(example.device)
+        with seeds.seeded(seed, "context", index):
+            extra = supplied(supply, index, inputs, example)
+            extra = extra and heads.on(example.device, extra)
         if channels_last:
             nn.ModuleList([m for m in (*group, own, *probes, extra) if m]).to(memory_format=torch.channels_last)
         blocks.append(Block(group, own, make_optimizer, probes, extra, autocast=dtype, index=index, seed=seed))

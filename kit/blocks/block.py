@@ -61,6 +61,11 @@ class Block(nn.Module):
 
     def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the block's output and its loss terms, unweighted, with the block's precision and randomness."""
+        if self.objective.batch_statistics and len(signal.y) < 2:
+            raise ValueError(
+                f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
+                "least 2, or use a method without batch statistics such as greedy"
+            )
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.autocast(signal.h):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(h, signal)
