@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 import torch
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -108,6 +109,29 @@ def explorer(table: pd.DataFrame) -> Comparison:
     return Comparison(table)
 
 
-def memory(path: Path = RESULTS / "memory.json") -> pd.DataFrame:
-    """Return the rows of `benchmarks/memory.py`."""
-    return pd.DataFrame(json.loads(path.read_text())["rows"])
+@styled
+def memory_by_blocks(path: Path = RESULTS / "memory.json", model: str = "resnet110") -> Picture:
+    """Draw the planned peak memory of `benchmarks/memory.py` against the number of blocks, a line per method.
+
+    In shares of backprop's peak; dashed, backprop that computes its activations anew (gradient checkpointing).
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: run python benchmarks/memory.py, or give another table")
+    rows = pd.DataFrame(json.loads(path.read_text())["rows"]).query('metric == "share of backprop\'s peak"')
+    found = (
+        rows["case"].str.extract(rf"^{model} (?P<method>.+) K=(?P<blocks>\d+)$").assign(share=rows["value"]).dropna()
+    )
+    found["blocks"] = found["blocks"].astype(int)
+    figure = Picture(figsize=(8.6, 4.6), layout="constrained")
+    panel = figure.subplots()
+    for name, line in found[found["blocks"] > 1].groupby("method"):
+        checkpointing = name == "checkpointing"
+        style = {"color": "0.3", "linestyle": "--"} if checkpointing else {"marker": "o"}
+        panel.plot(line["blocks"], line["share"], label=name, **style)
+    ticks = sorted(set(found["blocks"]) - {1})
+    panel.set(xlabel="number of blocks", ylabel="peak memory, of backprop's", xscale="log", ylim=(0, None))
+    panel.set_xticks(ticks, ticks)
+    panel.minorticks_off()
+    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.legend(loc="outside right upper")
+    return figure
