@@ -2,16 +2,17 @@
 
     python benchmarks/accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 3] [--plot FILE]
 
-A narrow ResNet-32 on a part of Fashion-MNIST, cut as InfoPro cuts it; every method with K = 2, 4, 8 and 16 blocks, and
-with 16 blocks also with context E and R1E; the same data, budget and optimizer for all, several seeds. One row a run
-goes into the CSV as soon as it is there, so the benchmark can be stopped, and started again to go on. The settings
-stand in a JSON file beside it. `error` is that of the last exit after the last epoch: nothing is chosen;
-`best_exit_error` that of the exit and epoch with the best validation accuracy.
+A narrow ResNet-32 on 4,000 images of Fashion-MNIST, shrunk to 14×14, cut as InfoPro cuts it; every method with K = 2,
+4, 8 and 16 blocks, and with 16 blocks also with context E and R1E; the same data, budget and optimizer for all, several
+seeds. One row a run goes into the CSV as soon as it is there, so the benchmark can be stopped, and started again to go
+on. The settings stand in a JSON file beside it. `error` is that of the last exit after the last epoch, on all test
+images: nothing is chosen; `best_exit_error` is that of the exit with the best validation accuracy then.
 """
 
 import json
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -19,15 +20,16 @@ from _harness import ROOT, arguments, machine
 
 SETTINGS = {
     "dataset": "fashion-mnist",
-    "limit": 10_000,
+    "image_size": 14,
+    "limit": 4_000,
     "backbone": "resnet32",
-    "width": 0.5,
+    "width": 0.25,
     "cuts": "infopro",
-    "epochs": 4,
+    "epochs": 8,
     "batch_size": 128,
     "optimizer": "adamw",
-    "lr": 2e-3,
-    "precision": "fp32",
+    "lr": 3e-3,
+    "precision": "bf16",
 }
 OPTIONS = {"deinforeg": {"widths": [256, 256, 256], "pool": 4}, "scpl": {"pool": 4}, "al": {"pool": 4}}
 """Smaller heads for a narrow net; everything else is the methods' own default."""
@@ -88,6 +90,8 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
     import torch
 
     import kit
+    from kit.loop import evaluate
+    from kit.train import build, load_data
 
     torch.set_num_threads(1)
     config = kit.RunConfig(
@@ -99,10 +103,12 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
         options=OPTIONS.get(method, {}),
         output=None,
     )
-    history = kit.run(config)
-    best = history.best()
-    measured = {"error": 1 - history.accuracy("test").iloc[-1, -1]}
-    measured |= {"best_exit": best["block"], "best_exit_error": 1 - best["test"]}
+    loaded = load_data(config)
+    net = build(config, loaded)
+    kit.fit(net, replace(loaded, test=loaded.val), config)  # 10,000 test images in every epoch would cost the most
+    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
+    best = max(range(len(val)), key=val.__getitem__)
+    measured = {"error": 1 - test[-1], "best_exit": best + 1, "best_exit_error": 1 - test[best]}
     return dict(zip(COLUMNS, (method, num_blocks, context, seed), strict=True)) | measured
 
 

@@ -150,11 +150,14 @@ def infopro(
 
 
 def al(place: Place, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
-    """Features and labels meet in a code of `code` numbers (associated learning, Kao & Chen 2021)."""
+    """Features and labels meet in a code of `code` numbers in [-1, 1] (associated learning, Kao & Chen 2021)."""
     size = code if place.before else place.num_classes
-    bridge = heads.projector(place.shape, (hidden, code), pool)
-    earlier = [objective.decoder for objective in place.before]
-    return AL(bridge, nn.Linear(size, code), nn.Linear(code, size), place.num_classes, earlier)
+    bridge = nn.Sequential(heads.projector(place.shape, (hidden, code), pool), nn.Tanh())
+    encoder, decoder = nn.Sequential(nn.Linear(size, code), nn.Tanh()), nn.Sequential(nn.Linear(code, size))
+    nn.init.xavier_uniform_(encoder[0].weight, nn.init.calculate_gain("tanh"))  # or classes' codes fade, block by block
+    if place.before:  # the first decodes to labels, the others to codes
+        decoder.append(nn.Tanh())
+    return AL(bridge, encoder, decoder, place.num_classes, [objective.decoder for objective in place.before])
 
 
 REGISTRY: Mapping[str, Method] = MappingProxyType(

@@ -23,6 +23,7 @@ from kit.blocks.net import Net
 from kit.blocks.signal import Signal
 from kit.config import RunConfig
 from kit.loop import EVALUATION_BATCH, Fit, evaluate
+from kit.records import History
 
 
 class Stagewise(Fit):
@@ -39,7 +40,9 @@ class Stagewise(Fit):
         """The block that learns, from 0."""
         return min(self.epoch // self.config.epochs, len(self.net) - 1)
 
-    def run(self):
+    def run(self) -> History:
+        for left in self.config.folder.glob("outputs-*") if self.config.folder else ():
+            shutil.rmtree(left)  # of a run that was killed; this one holds the folder's lock
         with tempfile.TemporaryDirectory(prefix="outputs-", dir=self.config.folder) as folder:
             self.folder = Path(folder)
             return super().run()

@@ -195,15 +195,15 @@ def test_unmerged_classifier_sends_no_gradient_into_the_block():
 
 
 def test_al_meets_the_label_half_way_and_answers_on_its_way_back():
-    """Two blocks against the formulas written out: t_k = σ(g t_{k-1}), two squared errors, b then r_2 then r_1."""
+    """Two blocks against the formulas written out: t_k = tanh(g t_{k-1}), two squared errors, b then r_2 then r_1."""
     net = make("al")
     (x, y), signal, before = batch(), net.signal(*batch()), F.one_hot(batch()[1], 4).float()
     for block in net.blocks[:2]:
         own = block.objective
         h, terms = block.losses(signal)
-        code = torch.sigmoid(before @ own.encoder.weight.T + own.encoder.bias)
-        assert torch.allclose(terms["association"], ((own.bridge(h).sigmoid() - code) ** 2).mean())
-        assert torch.allclose(terms["decoding"], ((own.decoder(code).sigmoid() - before) ** 2).mean())
+        code = torch.tanh(before @ own.encoder[0].weight.T + own.encoder[0].bias)
+        assert torch.allclose(terms["association"], ((own.bridge(h) - code) ** 2).mean())
+        assert torch.allclose(terms["decoding"], ((own.decoder(code) - before) ** 2).mean())
         labels = [*own.encoder.parameters(), *own.decoder.parameters()]
         assert torch.autograd.grad(terms["association"], labels, retain_graph=True, allow_unused=True) == (None,) * 4
         body = list(block.body.parameters())
@@ -215,8 +215,8 @@ def test_al_meets_the_label_half_way_and_answers_on_its_way_back():
     (one,), signal = net[0].exits(net.signal(x, y))
     (two,), _ = net[1].exits(signal)
     first, second = net[0].objective, net[1].objective
-    assert torch.allclose(one, first.decoder(first.bridge(net[0](net.signal(x, y))).sigmoid()))
-    back = second.decoder(second.bridge(net[1](signal)).sigmoid()).sigmoid()
+    assert torch.allclose(one, first.decoder(first.bridge(net[0](net.signal(x, y)))))
+    back = second.decoder(second.bridge(net[1](signal)))
     assert torch.allclose(two, first.decoder(back), atol=1e-6)
 
 

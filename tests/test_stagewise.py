@@ -55,6 +55,7 @@ def test_a_block_learns_in_its_epochs_only(augment):
 def test_outputs_in_files_are_those_in_memory(tmp_path, monkeypatch):
     one = kit.run(config(tmp_path / "memory"))
     monkeypatch.setattr(stagewise, "memory_left", lambda: 0)
+    (tmp_path / "files/outputs-of-a-killed-run").mkdir(parents=True)
     other = kit.run(config(tmp_path / "files"))
     pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
     assert not list((tmp_path / "files").glob("outputs-*"))

@@ -114,6 +114,9 @@ def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> 
     first = next(net.parameters())
     mode = first.fake_mode if isinstance(first, FakeTensor) else FakeTensorMode()
     net = _copied(net, mode)
+    for block in net:  # Adam's plain update asks for the value of its step count, which paper does not have
+        for group in block.optimizer.param_groups:
+            group.update({"fused": True, "foreach": False} if "fused" in group else {})
     with mode, _Tally() as tally:
         try:
             x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)

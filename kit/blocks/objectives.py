@@ -183,9 +183,9 @@ class AL(Objective):
     """Features and labels meet half-way, in a code (associated learning, Kao & Chen, Neural Computation 33(1), 2021).
 
     MSE(b(h), t_k) + MSE(r(t_k), t_{k-1}) with t_k = g(t_{k-1}) and t_0 = onehot(y): the bridge b reads the block's
-    output, the code before travels with the signal, and no gradient reaches either through the other. Codes are
-    sigmoids, so that labels are codes like any other. The answer goes back the way the label came: bridge, then the
-    decoder r of this block, then those of the blocks before (`earlier`, first to last; theirs to train).
+    output, the code before travels with the signal, and no gradient reaches either through the other. The answer goes
+    back the way the label came: bridge, then the decoder r of this block, then those of the blocks before (`earlier`,
+    first to last; theirs to train).
     """
 
     weights: Mapping[str, float] = {"association": 1.0, "decoding": 1.0}
@@ -200,17 +200,17 @@ class AL(Objective):
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
         guess, before = self.bridge(h), self._code_before(signal)
         with torch.autocast(h.device.type, enabled=False):
-            code = self.encoder(before).sigmoid()
-            return losses.associated(guess.float().sigmoid(), code, self.decoder(code).sigmoid(), before)
+            code = self.encoder(before)
+            return losses.associated(guess.float(), code, self.decoder(code), before)
 
     @torch.no_grad()
     def encode(self, signal: Signal) -> Tensor:
-        return self.encoder(self._code_before(signal)).sigmoid()
+        return self.encoder(self._code_before(signal))
 
     def readout(self, h: Tensor) -> Tensor:
         answer = self.bridge(h)
         for decoder in (self.decoder, *reversed(self.earlier)):
-            answer = decoder(answer.sigmoid())
+            answer = decoder(answer)
         return answer
 
     def _code_before(self, signal: Signal) -> Tensor:
