@@ -1,6 +1,8 @@
 # A fresh machine needs Python 3.11 or newer and make: every target prepares .venv first if it has to.
 PYTHON ?= python3
 BENCH_FLAGS ?=
+# A file at a time on each core; files, because the tests of one may share what took long to prepare.
+PARALLEL := -n auto --dist loadfile
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -30,10 +32,11 @@ demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, in
 	$(BIN)/python -m kit.notebook $(DEMO) runs/demo/$(notdir $(DEMO)) -p output runs/demo --html
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: $(READY)  ## run the tests, and those that kill the pipeline's processes
-	KIT_FAULTS=1 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+	KIT_FAULTS=1 $(BIN)/python -m pytest -m faults
 
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
 lab: $(READY)  ## open JupyterLab on the notebooks

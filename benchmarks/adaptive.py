@@ -50,7 +50,8 @@ def main() -> None:
 def trained(settings: dict, runs: Path):
     """Return the net as its training ended, the data and the config."""
     from kit import RunConfig
-    from kit.train import Fit, build, fit, load_data
+    from kit.loop import Fit
+    from kit.train import build, fit, load_data
 
     config = RunConfig(**settings, output=str(runs / f"adaptive-{settings['dataset']}"))
     data = load_data(config)
@@ -88,9 +89,7 @@ def time_rows(net, data, rule, rounds: int) -> list[dict]:
 
     rows = []
     for size in BATCHES:
-        batches = [x for x, _ in data.batches("test", size)][: 8 if size < 1000 else 3]
-        if len(batches) > 1:
-            batches = [x for x in batches if len(x) == size]
+        batches = [x for x, _ in islice(data.batches("test", size), 8 if size < 1000 else 2)]
         cost = [float(k) for k in range(net.num_exits)]
         plain, early = [], []
         for turn in range(rounds + 1):

@@ -11,9 +11,10 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from kit.blocks import grow, heads, optim
+from kit.blocks.block import Block
 from kit.blocks.context import parse
 from kit.blocks.net import Net
-from kit.blocks.objectives import SCPL, CrossEntropy, DeInfoReg, InfoPro, PredSim
+from kit.blocks.objectives import AL, SCPL, CrossEntropy, DeInfoReg, InfoPro, Objective, PredSim
 from kit.blocks.plan import Place, Plan, output_shapes, widest
 from kit.blocks.precision import resolve
 from kit.blocks.split import split_classifier
@@ -25,7 +26,8 @@ class Method:
     """A way to train: one line of description, and the builder of one objective from its place and options."""
 
     summary: str
-    objective: Callable[..., nn.Module]
+    objective: Callable[..., Objective]
+    source: str
     end_to_end: bool = False
     """One block for the whole net; the cuts are only watched."""
 
@@ -116,15 +118,47 @@ def infopro(
     return InfoPro(heads.Decoder(place.shape, place.image), own, place.pixels, alpha, beta)
 
 
+def al(place: Place, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
+    """Features and labels meet in a code of `code` numbers in [-1, 1] (associated learning, Kao & Chen 2021)."""
+    size = code if place.before else place.num_classes
+    bridge = nn.Sequential(heads.projector(place.shape, (hidden, code), pool), nn.Tanh())
+    encoder, decoder = nn.Sequential(nn.Linear(size, code), nn.Tanh()), nn.Sequential(nn.Linear(code, size))
+    nn.init.xavier_uniform_(encoder[0].weight, nn.init.calculate_gain("tanh"))  # or classes' codes fade, block by block
+    if place.before:  # the first decodes to labels, the others to codes
+        decoder.append(nn.Tanh())
+    return AL(bridge, encoder, decoder, place.num_classes, [objective.decoder for objective in place.before])
+
+
 REGISTRY: Mapping[str, Method] = MappingProxyType(
     {
-        "bp": Method("backpropagation: one block, the cuts only watched by classifiers", greedy, end_to_end=True),
-        "greedy": Method("cross-entropy of average pooling and a linear classifier at each block", greedy),
-        "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl),
-        "predsim": Method("cross-entropy at each block, and similar features for samples of one class", predsim),
-        "scpl": Method("supervised contrast of each block's projection; classifiers only watch", scpl),
-        "infopro": Method("reconstruction of the input, with cross-entropy or contrast, at each block", infopro),
-        "deinforeg": Method("variance, invariance and covariance of each block's projection, on labels", deinforeg),
+        "bp": Method(
+            "backpropagation: one block, the cuts only watched by classifiers", greedy, "Rumelhart et al. 1986", True
+        ),
+        "greedy": Method(
+            "cross-entropy of average pooling and a linear classifier at each block", greedy, "Belilovsky et al. 2020"
+        ),
+        "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl, "Belilovsky et al. 2020"),
+        "predsim": Method(
+            "cross-entropy at each block, and similar features for samples of one class",
+            predsim,
+            "Nøkland and Eidnes 2019",
+        ),
+        "scpl": Method(
+            "supervised contrast of each block's projection; classifiers only watch", scpl, "arXiv 2602.00062"
+        ),
+        "al": Method(
+            "features and encoded labels brought together at each block, decoded the way back",
+            al,
+            "Kao and Chen 2021",
+        ),
+        "infopro": Method(
+            "reconstruction of the input, with cross-entropy or contrast, at each block", infopro, "Wang et al. 2021"
+        ),
+        "deinforeg": Method(
+            "variance, invariance and covariance of each block's projection, on labels",
+            deinforeg,
+            "Huang et al. 2025",
+        ),
     }
 )
 
@@ -173,7 +207,7 @@ def decouple(
     are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown name, and for an
     optimizer, precision or option that does not exist.
     """
-    supply = parse(context)
+    supply = parse(context, len(stages))
     chosen = lookup(method, options)
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
     example = examples["x"]
@@ -211,7 +245,9 @@ def decouple(
         pixels=pixels,
         end_to_end=chosen.end_to_end,
     )
-    blocks = [plan.block(k) for k in range(_first(start, plan, method))]
+    blocks: list[Block] = []
+    for k in range(_first(start, plan, method)):
+        blocks.append(plan.block(k, [block.objective for block in blocks]))
     grow.link(blocks)
     return Net(blocks, method, num_classes, channels_last, plan)
 

@@ -40,8 +40,20 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
     "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
 }
 # The parts of analysis that build networks or apply exit rules; probes, figures and other explorers work on anything.
-BUILDERS = {"kit.analysis.gradient_explorer": {"blocks", "methods"}, "kit.analysis.exits": {"blocks"}}
-ALSO_TRAIN = {"checks", "config", "records", "checkpoints", "progress"}  # files beside kit/train.py, of the same room
+BUILDERS = {
+    "kit.analysis.gradient_explorer": {"blocks", "methods"},
+    "kit.analysis.family": {"blocks", "methods"},  # the README's table
+    "kit.analysis.exits": {"blocks"},
+}
+ALSO_TRAIN = {  # files beside kit/train.py, of the same room
+    "checks",
+    "config",
+    "records",
+    "checkpoints",
+    "progress",
+    "loop",
+    "stagewise",
+}
 
 
 def room(module: str) -> str:
@@ -167,3 +179,10 @@ def test_notebook_describes_every_parameter(path):
     declared = read_parameters(path)
     assert all(parameter.help for parameter in declared.values())
     assert "output" in declared
+
+
+@pytest.mark.slow
+def test_the_readme_has_the_registrys_table():
+    from kit.analysis import family
+
+    assert family.table() in (ROOT / "README.md").read_text(), "python -m kit.analysis.family prints it anew"

@@ -105,7 +105,7 @@ def answers(net, signal: Signal) -> Generator[Tensor, Tensor | None, None]:
             rows = yield logits
             if rows is not None:
                 h, signal = h[rows], signal.select(rows)
-        signal = block.hand_on(signal, h)
+        signal = block.answered(signal, h)
 
 
 @torch.no_grad()
@@ -189,7 +189,8 @@ def last_only(net, x) -> Tensor:
     try:
         *inner, last = net
         for block in inner:
-            signal = block.pass_through(signal)
+            with block.autocast(signal.h):
+                signal = block.answered(signal, block(signal))
         with last.autocast(signal.h):
             return last.readout(last(signal)).float()
     finally:

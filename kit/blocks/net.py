@@ -113,7 +113,7 @@ class Net(nn.Module):
                 f"the net has all blocks of its plan (max_blocks={most}): cut the model into more, or append a block "
                 "of your own with net.append(net.new_block(module))"
             )
-        block = self.plan.block(self.num_planned, self._sides(side))
+        block = self.plan.block(self.num_planned, [block.objective for block in self], self._sides(side))
         grow.insert(self.blocks, len(self), block, self._example())
         self.num_planned += 1
         return block
@@ -126,7 +126,7 @@ class Net(nn.Module):
         """
         self._check_may_grow()
         inputs = grow.shapes(list(self), self._example())
-        return self.plan.behind(inputs, module, self._sides(side))
+        return self.plan.behind(inputs, [block.objective for block in self], module, self._sides(side))
 
     def freeze(self, upto: int | None = None) -> None:
         """Let the first `upto` blocks (None: all) rest: they only run forward, in evaluation mode, until `thaw`."""

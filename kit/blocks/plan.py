@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.blocks import heads
 from kit.blocks.block import Block
-from kit.blocks.context import Context, Supply
+from kit.blocks.context import Supply, supplied
+from kit.blocks.objectives import Objective
 from kit.blocks.side import Side
 
 Shape = tuple[int, ...]
@@ -42,6 +43,9 @@ class Place:
 
     pixels: Callable[[Tensor], Tensor] | None
     """Turns the network's input into images in [0, 1]; None where nobody said how."""
+
+    before: tuple[Objective, ...] = ()
+    """The objectives of the blocks before it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,47 +97,52 @@ class Plan:
         """Number of blocks that the plan holds."""
         return len(self.groups)
 
-    def block(self, k: int, views: Mapping[str, Shape | nn.Module] | None = None) -> Block:
-        """Return block k, fresh. `views` are what it sees besides, by name with their shapes, as in `behind`."""
+    def block(self, k: int, before: Sequence[Objective], views: Mapping[str, Shape | nn.Module] | None = None) -> Block:
+        """Return block k, fresh. `before` are the objectives of the blocks before it, `views` what it sees besides."""
         first = sum(map(len, self.groups[:k]))
         last = first + len(self.groups[k]) - 1
-        probes = [self._objective(self._place(i), self.probe).head for i in range(first, last)]
+        probes = [self._objective(self._place(i, before), self.probe).head for i in range(first, last)]
+        own = self._objective(self._place(last, before), self.objective)
         inputs = [self.image, *self.shapes[:-1]][: first + 1]
-        return self._block(k, self.groups[k], self._objective(self._place(last), self.objective), probes, inputs, views)
+        return self._block(k, self.groups[k], own, probes, inputs, views)
 
     def behind(
-        self, inputs: Sequence[Shape], stage: nn.Module, views: Mapping[str, Shape | nn.Module] | None = None
+        self,
+        inputs: Sequence[Shape],
+        before: Sequence[Objective],
+        stage: nn.Module,
+        views: Mapping[str, Shape | nn.Module] | None = None,
     ) -> Block:
         """Return a block that is not of the plan: `stage`, trained as the others are.
 
         `inputs` are the input shapes of all blocks before it and of itself, first to last.
         """
-        stage, index = stage.to(self.device), len(inputs) - 1
+        stage, index = heads.on(self.device, stage), len(inputs) - 1
         shape = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device))[0]
-        place = Place(shape, self.num_classes, self.widest, None, index, index + 1, self.image, self.pixels)
+        place = Place(
+            shape, self.num_classes, self.widest, None, index, index + 1, self.image, self.pixels, tuple(before)
+        )
         return self._block(index, [stage], self._objective(place, self.objective), [], inputs, views)
 
-    def _place(self, stage: int) -> Place:
+    def _place(self, stage: int, before: Sequence[Objective]) -> Place:
         last = stage == len(self.shapes) - 1
         own = self.classifier if last else None
         shape, total = self.shapes[stage], len(self.shapes)
-        return Place(shape, self.num_classes, self.widest, own, stage, total, self.image, self.pixels)
+        return Place(shape, self.num_classes, self.widest, own, stage, total, self.image, self.pixels, tuple(before))
 
     def _objective(self, place: Place, build: Callable[[Place], nn.Module]) -> nn.Module:
         with seeds.seeded(self.seed, "head", place.index):
-            return build(place).to(self.device)
+            return heads.on(self.device, build(place))
 
     def _block(
         self, index, stages, objective, probes, inputs: Sequence[Shape], views: Mapping[str, Shape | nn.Module] | None
     ):
-        extra = None
-        if index and self.supply != Supply(False, 0):
-            with seeds.seeded(self.seed, "context", index):
-                sources = inputs[:index][::-1][: self.supply.depth]
-                extra = Context(inputs[index], inputs[0] if self.supply.image else None, sources).to(self.device)
+        with seeds.seeded(self.seed, "context", index):
+            extra = supplied(self.supply, index, inputs, self.example["x"])
+            extra = extra and heads.on(self.device, extra)
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
-                extra = Side(name, inputs[index], view, extra).to(self.device)
+                extra = heads.on(self.device, Side(name, inputs[index], view, extra))
         if self.channels_last:
             parts = [m for m in (*stages, objective, *probes, extra) if m]
             nn.ModuleList(parts).to(memory_format=torch.channels_last)

@@ -26,12 +26,19 @@ class Signal:
     """Inputs of earlier blocks, newest first, kept only as far back as a later block asks."""
 
     target: Tensor | None = None
-    """(B, …) encoded label travelling beside the activations (AL)."""
+    """(B, …) encoded label travelling beside the activations (AL); None for the first block, and in evaluation."""
 
     views: Mapping[str, Tensor] = field(default_factory=dict)
     """(B, …) by name: other views of the samples, each kept only until no later block asks for it."""
 
-    def advance(self, h: Tensor, keep_x: bool = False, depth: int = 0, views: Collection[str] = ()) -> Signal:
+    def advance(
+        self,
+        h: Tensor,
+        keep_x: bool = False,
+        depth: int = 0,
+        target: Tensor | None = None,
+        views: Collection[str] = (),
+    ) -> Signal:
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
 
         `keep_x`, `depth` and `views` say what later blocks ask for: the network's input, so many of the inputs of
@@ -39,7 +46,8 @@ class Signal:
         """
         context = (self.h, *self.context)[:depth]
         kept = {name: view for name, view in self.views.items() if name in views}
-        return replace(self, h=dense(h.detach()), x=self.x if keep_x else None, context=context, views=kept)
+        x = self.x if keep_x else None
+        return replace(self, h=dense(h.detach()), x=x, context=context, target=target, views=kept)
 
     def select(self, rows: Tensor) -> Signal:
         """Return the signal of some of the samples: `rows` (b,) int64, in that order."""

@@ -23,6 +23,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from kit.blocks.net import Net
+from kit.checks import check, only_one
 from kit.config import RunConfig
 from kit.data import Data
 from kit.pipeline import placement, saved
@@ -30,7 +31,7 @@ from kit.pipeline.faults import PeerLost, waiting
 from kit.pipeline.options import STATISTICS, Options, Place, too_many_stages
 from kit.pipeline.stage import Stage, hollow, shard_sizes
 from kit.records import History
-from kit.train import build, check, load_data, only_one
+from kit.train import build, load_data
 
 
 @record
