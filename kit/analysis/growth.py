@@ -150,7 +150,7 @@ def accuracy_by_epoch(table: pd.DataFrame, joined: int | None = None) -> Figure:
     panel.set(ylabel="test accuracy of the last exit")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     panel.yaxis.set_major_formatter(PercentFormatter(1))
-    panel.legend(title=None, loc="lower right")
+    panel.legend(title=None)
     return figure
 
 
