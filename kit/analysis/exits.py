@@ -75,7 +75,8 @@ def gallery(rows: dict[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
     if not rows or not max(len(images) for images, _ in rows.values()):
         raise ValueError("there is no image to show")
     most = max(len(images) for images, _ in rows.values())
-    figure = plots.Picture(figsize=(1.15 * most, 1.75 * len(rows)), layout="constrained")
+    figure = plots.Picture(figsize=(1.15 * most, 2.1 * len(rows)), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.25)  # room for the rows' names
     panels = figure.subplots(len(rows), most, squeeze=False)
     for line, (name, (images, captions)) in zip(panels, rows.items(), strict=True):
         for panel in line:
