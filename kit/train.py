@@ -44,6 +44,7 @@ def load_data(config: RunConfig) -> data.Data:
         seed=config.data_seed,
         noise=config.noise,
         noise_rate=config.noise_rate,
+        noisy_val=config.noisy_val,
         image_size=config.image_size,
     )
 
@@ -116,7 +117,7 @@ class Fit:
         self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
         self.device = next(net.parameters()).device
         self.identity = config.identity()
-        self.history = History(self.identity)
+        self.history = History(self.identity, noise=loaded.realised_noise())
         self.epoch, self.batch = 0, 0
         self.sums: list[dict[str, Tensor]] = [{} for _ in net]
         self.best = -1.0
