@@ -14,7 +14,7 @@ from kit.files import atomic
 from workflow.experiment import ROOT, Experiment
 
 CONFIDENCE = 0.95
-MEASURE_KEYS = {"metric", "split", "exit", "epoch", "where", "less", "error", "unit"}
+MEASURE_KEYS = ("metric", "split", "exit", "epoch", "where", "less", "error", "scale")
 VERDICTS = ("holds", "does not hold", "not decided at this n")
 
 
@@ -54,15 +54,17 @@ def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataF
     Keys of a measure: `metric` and `split` (default accuracy and test); `exit`: `last`, a number, `chosen` (the best on
     validation at that epoch) or `all`; `epoch`: `last`, `chosen` (the best on validation, with its exit if that is
     chosen too) or `best` (the highest on the split itself: to describe a curve, not to choose by);
-    `less: {parameter: value}` gives the value of the same case and seed there, less this one; `error: true` gives
-    100 · (1 − value).
+    `where: {column: value}` reads those rows only; `less: {parameter: value}` gives the value of the same case and seed
+    there, less this one; `error: true` gives 100 · (1 − value), `scale` multiplies.
     """
     spec = experiment.measures[name]
     for key in spec:
         if key not in MEASURE_KEYS:
             raise unknown(f"key of measure {name!r}:", key, MEASURE_KEYS)
     keys = [*_keys(experiment), "seed"]
-    rows = table[(table["metric"] == spec.get("metric", "accuracy"))]
+    rows = table[table["metric"] == spec.get("metric", "accuracy")]
+    for column, value in spec.get("where", {}).items():
+        rows = rows[rows[column] == value]
     values = rows[rows["split"] == spec.get("split", "test")] if "split" in rows else rows
     if values.empty:
         return pd.DataFrame(columns=[*keys, "value"])
@@ -74,7 +76,8 @@ def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataF
     found = pd.concat(picked, ignore_index=True)[[*keys, "value"]]
     if "less" in spec:
         found = _less(found, spec["less"])
-    return found.assign(value=100 * (1 - found["value"])) if spec.get("error") else found
+    value = 100 * (1 - found["value"]) if spec.get("error") else found["value"]
+    return found.assign(value=value * spec.get("scale", 1))
 
 
 def _pick(own: pd.DataFrame, val: pd.DataFrame, spec: Mapping) -> pd.DataFrame:

@@ -170,3 +170,35 @@ def gallery(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], nu
                 side.set(visible=wrong.corrupted, color=CORRUPTED, linewidth=4)
         row[0].set_ylabel(f"exit {block}")
     return figure
+
+
+@styled
+def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Figure:
+    """Draw one rate and exit: test accuracy over the epochs with `epoch` marked, and who answers what at that epoch.
+
+    `table` has method, noise_rate, epoch, split, block, metric, value, with the accuracies on test and the shares
+    memorised and recovered. A method without that exit is shown at its last one.
+    """
+    rows = table[table["noise_rate"] == rate]
+    figure = Picture(figsize=(10.4, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    methods = list(dict.fromkeys(rows["method"]))
+    for number, (method, colour) in enumerate(zip(methods, sns.color_palette("colorblind"), strict=False)):
+        own = rows[rows["method"] == method]
+        own = own[own["block"] == min(exit_, own["block"].max())]
+        curve = own[(own["metric"] == "accuracy") & (own["split"] == "test")].set_index("epoch")["value"]
+        left.plot(curve.index, curve, color=colour, label=method)
+        left.plot(epoch, curve.get(epoch, np.nan), "o", ms=10, color=colour)
+        now, bottom = own[own["epoch"] == epoch], 0.0
+        for metric, hatch in (("recovered", ""), ("memorised", "//")):
+            height = now.loc[now["metric"] == metric, "value"].sum()
+            right.bar(number, height, bottom=bottom, color=colour, hatch=hatch, edgecolor="white", alpha=0.9)
+            bottom += height
+    left.set(title=f"rate {rate:g}, exit {exit_}, epoch {epoch}", xlabel="epoch", ylabel="test accuracy")
+    left.legend(fontsize=11)
+    right.set_xticks(range(len(methods)), methods, rotation=15, fontsize=11)
+    right.set(title="corrupted images: true label, wrong label (hatched)", ylim=(0, 1.03))
+    right.title.set_fontsize(12)
+    for axis in (left.yaxis, right.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
+    return figure
