@@ -40,7 +40,10 @@ def freeze(experiment: Path, batch: Path) -> Path:
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".snakemake", "*.failed.ipynb")
         for name in COPIED:
             shutil.copytree(ROOT / name, draft / name, ignore=unwanted)
-        shutil.copyfile(experiment, draft / "workflow" / "experiments" / experiment.name)
+        place = draft / "workflow" / "experiments"
+        shutil.copyfile(experiment, place / experiment.name)
+        if not (notebook := read(experiment).source).is_relative_to(ROOT):
+            shutil.copyfile(notebook, place / read(experiment).notebook)
         about = {"experiment": experiment.stem, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "versions": versions()}
         (draft / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
         draft.chmod(0o755)
@@ -90,10 +93,9 @@ def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
         if not (work / "done.json").exists() or not readable(work / experiment.table):
             _note(batch, name, "start")
             begin = time.time()
-            source = Path(__file__).resolve().parent.parent / experiment.notebook
             try:
                 with _gpu(gpus):
-                    run_notebook(source, work / "notebook.ipynb", cell["parameters"] | {"output": str(work)})
+                    run_notebook(experiment.source, work / "notebook.ipynb", cell["parameters"] | {"output": str(work)})
                 if not readable(work / experiment.table):
                     raise ValueError(f"{experiment.notebook} wrote no readable {experiment.table} into {work}")
             except BaseException as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import yaml
@@ -24,7 +24,7 @@ class Experiment:
     name: str
     title: str
     notebook: str
-    """The notebook that runs a cell, from the project's folder."""
+    """The notebook that runs a cell: its path from the project's folder, or from the experiment file's."""
     table: str
     """The tidy Parquet file that it writes into its output folder."""
     seeds: list
@@ -47,8 +47,16 @@ class Experiment:
     measures: dict = field(default_factory=dict)
     """Name → how one number is read from a cell's table: see `results.measured`."""
     claims: list = field(default_factory=list)
+    home: str = ""
+    """The experiment file's folder; set by `read`."""
     published: list = field(default_factory=list)
     """{source, measure, differs}: rows of `paper_results.csv` to set beside what was measured."""
+
+    @property
+    def source(self) -> Path:
+        """The notebook's file."""
+        inside = ROOT / self.notebook
+        return inside if inside.exists() else Path(self.home) / self.notebook
 
     def cells(self) -> dict[str, dict]:
         """Return every cell: its name, which is its folder's, → {case, seed, point, parameters}."""
@@ -87,8 +95,8 @@ def read(path: str | Path) -> Experiment:
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {error}") from error
     try:
-        experiment = _build(path.stem, given)
-        _check_cells(experiment, path.resolve().parents[2])
+        experiment = replace(_build(path.stem, given), home=str(path.resolve().parent))
+        _check_cells(experiment)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return experiment
@@ -97,7 +105,7 @@ def read(path: str | Path) -> Experiment:
 def _build(name: str, given: object) -> Experiment:
     if not isinstance(given, Mapping):
         raise ValueError("expected a mapping of keys to values, such as title: …, notebook: …, seeds: […]")
-    kinds = {f.name: f.type for f in fields(Experiment) if f.name != "name"}
+    kinds = {f.name: f.type for f in fields(Experiment) if f.name not in ("name", "home")}
     for key in given:
         if key not in kinds:
             raise unknown("key", key, kinds)
@@ -150,10 +158,9 @@ def _check_grid(experiment: Experiment) -> None:
             raise unknown("measure", used.get("measure"), experiment.measures)
 
 
-def _check_cells(experiment: Experiment, root: Path) -> None:
+def _check_cells(experiment: Experiment) -> None:
     """Check every cell's parameters against what the notebook declares."""
-    notebook = root / experiment.notebook
-    declared = read_parameters(notebook if notebook.exists() else ROOT / experiment.notebook)
+    declared = read_parameters(experiment.source if experiment.source.exists() else ROOT / experiment.notebook)
     if "output" not in declared:
         raise ValueError(f"{experiment.notebook} has no parameter 'output': cells would write into one folder")
     for name, cell in experiment.cells().items():
