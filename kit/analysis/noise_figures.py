@@ -106,7 +106,7 @@ def by_depth(table: pd.DataFrame, metric: str = "memorised") -> Figure:
     rows = table[table["metric"] == metric]
     rows = rows[rows["epoch"] == rows["epoch"].max()]
     rates = sorted(rows["noise_rate"].unique())
-    figure = Picture(figsize=(3.9 * len(rates) + 0.6, 4.3), layout="constrained")
+    figure = Picture(figsize=(max(3.9 * len(rates) + 0.6, 7.4), 4.3), layout="constrained")
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for panel, rate in zip(panels, rates, strict=True):
         own = rows[rows["noise_rate"] == rate]
@@ -114,7 +114,7 @@ def by_depth(table: pd.DataFrame, metric: str = "memorised") -> Figure:
             own, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=9,
             legend=panel is panels[-1], ax=panel,
         )  # fmt: skip
-        panel.set(title=f"rate {rate:g}", xlabel="exit (first to last)", ylabel=f"{metric}, last epoch", ylim=(0, 1.03))
+        panel.set(title=f"rate {rate:g}", xlabel="exit (first to last)", ylabel=f"{metric}, last epoch")
         panel.yaxis.set_major_formatter(PercentFormatter(1))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles, names = panels[-1].get_legend_handles_labels()
@@ -148,17 +148,21 @@ def loss_histograms(answers: pd.DataFrame, title: str = "") -> Figure:
 
 @styled
 def gallery(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], num_images: int = 8) -> Figure:
-    """Show training images that each exit gets wrong by the true label, surest first: a row per exit.
+    """Show training images that each exit answers with another class than they truly show, a row per exit.
+
+    First corrupted ones, framed, those best learnt by heart leading; then untouched ones, the grossest mistakes leading.
 
     `images` are (N, C, H, W) in [0, 1] or uint8; `answers` as for `loss_histograms`, with image, true and answer.
-    Corrupted ones are framed. Above each: what it is, and what the exit says.
+    Above each: what it is, and what the exit says.
     """
     pixels, blocks = np.asarray(images), sorted(answers["block"].unique())
     figure = Picture(figsize=(1.55 * num_images, 2.15 * len(blocks)), layout="constrained")
     panels = figure.subplots(len(blocks), num_images, squeeze=False)
     for row, block in zip(panels, blocks, strict=True):
         own = answers[(answers["block"] == block) & (answers["answer"] != answers["true"])]
-        shown = list(own.sort_values("loss").head(num_images).itertuples())
+        by_heart = own[own["corrupted"]].sort_values("loss").head(num_images // 2)
+        mistakes = own[~own["corrupted"]].sort_values("loss", ascending=False).head(num_images - len(by_heart))
+        shown = list(pd.concat([by_heart, mistakes]).itertuples())
         for panel in row:
             panel.set(xticks=[], yticks=[])
             panel.grid(False)
