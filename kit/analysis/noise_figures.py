@@ -150,7 +150,7 @@ def loss_histograms(answers: pd.DataFrame, title: str = "") -> Figure:
 def gallery(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], num_images: int = 8) -> Figure:
     """Show training images that each exit answers with another class than they truly show, a row per exit.
 
-    First corrupted ones, framed, those best learnt by heart leading; then untouched ones, the grossest mistakes leading.
+    First corrupted ones, framed, those best learnt by heart leading; then untouched ones, the grossest mistakes first.
 
     `images` are (N, C, H, W) in [0, 1] or uint8; `answers` as for `loss_histograms`, with image, true and answer.
     Above each: what it is, and what the exit says.
