@@ -49,7 +49,7 @@ def toy(tmp_path):
         nbformat.write(
             nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell(CODE)]), tmp_path / "toy.ipynb"
         )
-        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY | changes))
+        (tmp_path / "toy.yaml").write_text(yaml.safe_dump(TOY | changes, sort_keys=False))
         return tmp_path / "toy.yaml"
 
     return written

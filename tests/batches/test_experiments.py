@@ -27,7 +27,8 @@ def write(tmp_path):
     def written(**changes):
         path = tmp_path / "a/b/small.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump({key: v for key, v in (SMALL | changes).items() if v is not None}))
+        given = {key: value for key, value in (SMALL | changes).items() if value is not None}
+        path.write_text(yaml.safe_dump(given, sort_keys=False))
         return path
 
     return written
