@@ -7,6 +7,8 @@ GPUS ?= 0
 BATCH ?=
 PROFILE ?=
 BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFILE))
+# A file at a time on each core; files, because the tests of one may share what took long to prepare.
+PARALLEL := -n auto --dist loadfile
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -36,10 +38,11 @@ demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, in
 	$(BIN)/python -m kit.notebook $(DEMO) runs/demo/$(notdir $(DEMO)) -p output runs/demo --html
 
 test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: $(READY)  ## run the tests, and those that kill the pipeline's processes
-	KIT_FAULTS=1 $(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
+	KIT_FAULTS=1 $(BIN)/python -m pytest -m faults
 
 # Killed in whatever way, the same command resumes. BATCH=FOLDER for another than runs/batches/EXPERIMENT, GPUS=2 to share
 # out this machine's, PROFILE=workflow/profiles/slurm for a cluster.

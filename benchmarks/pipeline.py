@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 from _harness import ROOT, arguments, row, write
@@ -249,8 +250,8 @@ class Rank:
         zero = [0.0, 0.0]
         costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
         found = {"ours": predict("decoupled", costs, 2)["step_seconds"]}
-        for name, schedule in (("gpipe", gpipe), ("1f1b", one_f_one_b)):
-            costs = self.stage_costs(self.settings["batch"] // micro[name])
+        for name, schedule, held in (("gpipe", gpipe, micro["gpipe"]), ("1f1b", one_f_one_b, 2 - self.rank)):
+            costs = self.stage_costs(micro[name], held)
             found[name] = float(timeline(schedule(2, micro[name]), costs)["end"].max())
         return found
 
@@ -261,8 +262,12 @@ class Rank:
         dist.all_gather_object(given, mine)
         return given
 
-    def stage_costs(self, size: int):
-        """Return the costs of backprop's two stages on micro-batches of this size, measured in both ranks at once."""
+    def stage_costs(self, num_micro: int, held: int):
+        """Return the costs of backprop's two stages on micro-batches, measured in both ranks at once.
+
+        `held` micro-batches are forward before the first of them goes backward, as the schedule holds them: what waits
+        for its backward pass lies in memory and not in the cache. Gradients add up over the batch, then one update.
+        """
         import torch
         import torch.distributed as dist
 
@@ -271,26 +276,34 @@ class Rank:
 
         stages = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])
         with torch.no_grad():
-            h = stages[0](self.x[:size])
-        part, x = stages[self.rank], (self.x[:size] if self.rank == 0 else h)
+            h = stages[0](self.x)
+        part, labels = stages[self.rank], self.y.chunk(num_micro)
+        micro = [x.clone().requires_grad_(self.rank == 1) for x in (h if self.rank else self.x).chunk(num_micro)]
         optimizer = torch.optim.SGD(part.parameters(), 0.01, 0.9)
+        cross_entropy = torch.nn.functional.cross_entropy
         times: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
         dist.barrier()
-        for _ in range(6):
-            leaf = x.clone().requires_grad_(self.rank == 1)
-            marks = [time.perf_counter()]
-            out = part(leaf)
-            loss = torch.nn.functional.cross_entropy(out, self.y[:size]) if self.rank else None
-            marks.append(time.perf_counter())
-            loss.backward() if self.rank else out.backward(torch.ones_like(out))
-            marks.append(time.perf_counter())
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            marks.append(time.perf_counter())
-            for name, start, end in zip(times, marks[:-1], marks[1:], strict=True):
-                times[name].append(end - start)
+        for _ in range(4):
+            spent = dict.fromkeys(times, 0.0)
+            for first in range(0, num_micro, held):
+                group = range(first, min(first + held, num_micro))
+                with clock(spent, "forward"):
+                    outs = [part(micro[i]) for i in group]
+                    if self.rank:
+                        outs = [cross_entropy(out, labels[i]) for out, i in zip(outs, group, strict=True)]
+                with clock(spent, "backward"):
+                    for out in outs:
+                        out.backward(None if self.rank else torch.ones_like(out))
+                del outs
+            with clock(spent, "update"):
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            for x in micro:
+                x.grad = None
+            for name, values in times.items():
+                values.append(spent[name] / (1 if name == "update" else num_micro))
         parts = {name: self.both(statistics.median(values[1:])) for name, values in times.items()}
-        return Costs(**parts, transfer=self.transfer([h]))
+        return Costs(**parts, transfer=self.transfer([h.chunk(num_micro)[0]]))
 
     def transfer(self, tensors: list) -> float:
         """Return the seconds that tensors like these take from one rank to the other."""
@@ -348,6 +361,13 @@ class Ours:
 
     def own_work(self, steps: int) -> float:
         return timed(self.own_step, steps)
+
+
+@contextmanager
+def clock(spent: dict[str, float], name: str):
+    start = time.perf_counter()
+    yield
+    spent[name] += time.perf_counter() - start
 
 
 def timed(step, steps: int) -> float:

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from kit import methods
-from kit.blocks import context, optim, precision
+from kit.blocks import context, cuts, optim, precision
 from kit.blocks.backbones import BACKBONES, backbone_names
 from kit.data import AUGMENTATIONS, DATASETS
 from kit.data.noise import check_noise
 from kit.errors import unknown
 
-CUTS = ("auto", "params", "layers", "time", "memory")
+CUTS = (*cuts.NAMED_CUTS, "params", "layers", "time", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +73,17 @@ class RunConfig:
     """Number of blocks (or, for bp, of exits watched)."""
 
     cuts: str | tuple[str, ...] = "auto"
-    """Where to cut: what `kit.split` balances, names of places, or `auto`: the paper's cuts, else by parameters."""
+    """Where to cut: what `kit.split` balances, names of places, or the papers' cuts: `auto` (DeInfoReg's, else by
+    parameters), `infopro` and `infopro-balanced` (by memory)."""
 
     context: str = "none"
     """What blocks see beside their predecessor's output."""
 
     epochs: int = 10
-    """Passes over the training images."""
+    """Passes over the training images; with `stagewise`, for each block."""
+
+    stagewise: bool = False
+    """Whether blocks train one after another, each on the finished outputs of the one before."""
 
     batch_size: int = 128
     """Images per step."""
@@ -140,8 +144,9 @@ class RunConfig:
             raise unknown("augmentation", self.augment, AUGMENTATIONS)
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
+        cuts.find(self.cuts, self.backbone, self.num_blocks)
         check_noise(self.noise, self.noise_rate)
-        context.parse(self.context)
+        context.parse(self.context, self.num_blocks)
         methods.lookup(self.method, self.options)
         if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
             raise unknown("backbone", self.backbone, known)

@@ -87,9 +87,15 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tenso
 
     Each sample is drawn to those of its class in the batch and away from all others; samples without a companion have
     no say, and a batch without any pair gives 0. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
+    Raises ValueError for a batch of one class: with nobody to be drawn away from, all samples would become one.
     """
     _check_rows(z)
     _check_labels(z, y)
+    if (y == y[0]).all():
+        raise ValueError(
+            f"all {len(y)} labels of the batch are {y[0].item()}, but contrast takes samples of at least two classes: "
+            "shuffle the samples, take larger batches, or a batch_size that leaves no tiny last one"
+        )
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
@@ -106,6 +112,15 @@ def reconstruction(images: Tensor, x: Tensor) -> Tensor:
     Source: InfoPro (ICLR 2021), section 3.3: a bound on what features still tell of the input.
     """
     return F.binary_cross_entropy(images, x)
+
+
+def associated(guess: Tensor, code: Tensor, decoded: Tensor, before: Tensor) -> dict[str, Tensor]:
+    """Return associated learning's two terms: how far the features' `guess` (B, D) is from the label's `code` (B, D),
+    and how far what is `decoded` from it is from the code `before` (B, D'), each a mean squared error.
+
+    The code is a target for the guess, not a partner: the first term teaches it nothing. Source: AL (Kao & Chen 2021).
+    """
+    return {"association": F.mse_loss(guess, code.detach()), "decoding": F.mse_loss(decoded, before)}
 
 
 def _check_rows(z: Tensor) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.blocks import heads, optim
 from kit.blocks.block import Block
-from kit.blocks.context import Context, Supply, parse
+from kit.blocks.context import parse, supplied
 from kit.blocks.net import Net
-from kit.blocks.objectives import SCPL, CrossEntropy, DeInfoReg, InfoPro, PredSim
+from kit.blocks.objectives import AL, SCPL, CrossEntropy, DeInfoReg, InfoPro, Objective, PredSim
 from kit.blocks.precision import resolve
 from kit.blocks.split import split_classifier
 from kit.errors import unknown
@@ -48,13 +48,17 @@ class Place:
     pixels: Callable[[Tensor], Tensor] | None
     """Turns the network's input into images in [0, 1]; None where nobody said how."""
 
+    before: tuple[Objective, ...] = ()
+    """The objectives of the blocks before it."""
+
 
 @dataclass(frozen=True)
 class Method:
     """A way to train: one line of description, and the builder of one objective from its place and options."""
 
     summary: str
-    objective: Callable[..., nn.Module]
+    objective: Callable[..., Objective]
+    source: str
     end_to_end: bool = False
     """One block for the whole net; the cuts are only watched."""
 
@@ -145,15 +149,47 @@ def infopro(
     return InfoPro(heads.Decoder(place.shape, place.image), own, place.pixels, alpha, beta)
 
 
+def al(place: Place, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
+    """Features and labels meet in a code of `code` numbers in [-1, 1] (associated learning, Kao & Chen 2021)."""
+    size = code if place.before else place.num_classes
+    bridge = nn.Sequential(heads.projector(place.shape, (hidden, code), pool), nn.Tanh())
+    encoder, decoder = nn.Sequential(nn.Linear(size, code), nn.Tanh()), nn.Sequential(nn.Linear(code, size))
+    nn.init.xavier_uniform_(encoder[0].weight, nn.init.calculate_gain("tanh"))  # or classes' codes fade, block by block
+    if place.before:  # the first decodes to labels, the others to codes
+        decoder.append(nn.Tanh())
+    return AL(bridge, encoder, decoder, place.num_classes, [objective.decoder for objective in place.before])
+
+
 REGISTRY: Mapping[str, Method] = MappingProxyType(
     {
-        "bp": Method("backpropagation: one block, the cuts only watched by classifiers", greedy, end_to_end=True),
-        "greedy": Method("cross-entropy of average pooling and a linear classifier at each block", greedy),
-        "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl),
-        "predsim": Method("cross-entropy at each block, and similar features for samples of one class", predsim),
-        "scpl": Method("supervised contrast of each block's projection; classifiers only watch", scpl),
-        "infopro": Method("reconstruction of the input, with cross-entropy or contrast, at each block", infopro),
-        "deinforeg": Method("variance, invariance and covariance of each block's projection, on labels", deinforeg),
+        "bp": Method(
+            "backpropagation: one block, the cuts only watched by classifiers", greedy, "Rumelhart et al. 1986", True
+        ),
+        "greedy": Method(
+            "cross-entropy of average pooling and a linear classifier at each block", greedy, "Belilovsky et al. 2020"
+        ),
+        "dgl": Method("cross-entropy of a small auxiliary network at each block", dgl, "Belilovsky et al. 2020"),
+        "predsim": Method(
+            "cross-entropy at each block, and similar features for samples of one class",
+            predsim,
+            "Nøkland and Eidnes 2019",
+        ),
+        "scpl": Method(
+            "supervised contrast of each block's projection; classifiers only watch", scpl, "arXiv 2602.00062"
+        ),
+        "al": Method(
+            "features and encoded labels brought together at each block, decoded the way back",
+            al,
+            "Kao and Chen 2021",
+        ),
+        "infopro": Method(
+            "reconstruction of the input, with cross-entropy or contrast, at each block", infopro, "Wang et al. 2021"
+        ),
+        "deinforeg": Method(
+            "variance, invariance and covariance of each block's projection, on labels",
+            deinforeg,
+            "Huang et al. 2025",
+        ),
     }
 )
 
@@ -199,7 +235,7 @@ def decouple(
     reconstruct them. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
     an unknown name, and for an optimizer, precision or option that does not exist.
     """
-    supply = parse(context)
+    supply = parse(context, len(stages))
     chosen = lookup(method, options)
     dtype = resolve(precision, example.device)
     make_optimizer = partial(
@@ -222,9 +258,10 @@ def decouple(
 
     def objective(k: int, build: Callable[..., nn.Module], **options: object) -> nn.Module:
         own = classifier if k == len(stages) - 1 else None
-        place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels)
+        before = tuple(block.objective for block in blocks)
+        place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels, before)
         with seeds.seeded(seed, "head", k):
-            return build(place, **options).to(example.device)
+            return heads.on(example.device, build(place, **options))
 
     inputs = [tuple(example.shape[1:]), *shapes[:-1]]
     groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
@@ -233,11 +270,9 @@ def decouple(
         probes = [objective(end + i, greedy).head for i in range(len(group) - 1)]
         end += len(group)
         own = objective(end - 1, chosen.objective, **options)
-        extra = None
-        if index and supply != Supply(False, 0):
-            with seeds.seeded(seed, "context", index):
-                sources = inputs[:index][::-1][: supply.depth]
-                extra = Context(inputs[index], inputs[0] if supply.image else None, sources).to(example.device)
+        with seeds.seeded(seed, "context", index):
+            extra = supplied(supply, index, inputs, example)
+            extra = extra and heads.on(example.device, extra)
         if channels_last:
             nn.ModuleList([m for m in (*group, own, *probes, extra) if m]).to(memory_format=torch.channels_last)
         blocks.append(Block(group, own, make_optimizer, probes, extra, autocast=dtype, index=index, seed=seed))

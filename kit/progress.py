@@ -10,18 +10,17 @@ from types import TracebackType
 
 from tqdm.auto import tqdm
 
-from kit.config import RunConfig
-
 
 class Progress:
     """Shows how far a run is. `KIT_HEADLESS` in the environment means that nobody watches; `quiet` shows nothing."""
 
-    def __init__(self, config: RunConfig, num_batches: int, quiet: bool = False):
-        self.config, self.num_batches, self.quiet, self.began = config, num_batches, quiet, time.perf_counter()
+    def __init__(self, method: str, num_epochs: int, num_batches: int, quiet: bool = False):
+        self.method, self.num_epochs, self.num_batches, self.quiet = method, num_epochs, num_batches, quiet
+        self.began = time.perf_counter()
         in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
         self.bar = tqdm(
-            total=config.epochs * num_batches,
-            desc=config.method,
+            total=num_epochs * num_batches,
+            desc=method,
             unit="step",
             disable=quiet or not (sys.stderr.isatty() or in_notebook),
         )
@@ -43,7 +42,7 @@ class Progress:
         exits = " ".join(f"{value:.3f}" for value in accuracy["val"])
         if self.bar.disable:
             seconds = time.perf_counter() - self.began
-            line = f"{self.config.method:>10}  epoch {epoch:>3}/{self.config.epochs}  val by exit: {exits}"
+            line = f"{self.method:>10}  epoch {epoch:>3}/{self.num_epochs}  val by exit: {exits}"
             print(f"{line}  {seconds:6.1f} s", flush=True)
         else:
             self.bar.set_postfix_str(f"val {exits}")

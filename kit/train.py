@@ -1,27 +1,21 @@
-"""Training: the walk over the blocks, epoch by epoch, with evaluation, checkpoints and resumption."""
+"""Training: from a config to a record."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
-from filelock import FileLock, Timeout
-from torch import Tensor
 
-from kit import checkpoints, data, seeds
+from kit import data, seeds
+from kit.blocks import cuts
 from kit.blocks.backbones import backbone
-from kit.blocks.cuts import PAPER_CUTS
 from kit.blocks.net import Net
 from kit.blocks.split import split
 from kit.config import RunConfig
+from kit.loop import Fit, check, only_one
 from kit.methods import decouple
-from kit.progress import Progress
 from kit.records import History
-
-EVALUATION_BATCH = 512
+from kit.stagewise import Stagewise
 
 
 def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
@@ -57,13 +51,9 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         options = dict(config.backbone_options)
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options).to(device)
     example = torch.zeros(2, *loaded.shape, device=device)
-    balance, at = config.cuts, None
-    if not isinstance(config.cuts, str):
-        balance, at = "params", config.cuts
-    elif config.cuts == "auto":
-        balance, at = "params", PAPER_CUTS.get((config.backbone, config.num_blocks))
+    balance, at = cuts.find(config.cuts, config.backbone, config.num_blocks)
     return decouple(
-        split(model, config.num_blocks, example, balance=balance, at=at and list(at)),
+        split(model, config.num_blocks, example, balance=balance, at=at),
         config.method,
         loaded.num_classes,
         example,
@@ -89,211 +79,4 @@ def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int,
     """
     check(net, loaded, config)
     with only_one(config.folder):
-        return Fit(net, loaded, config, on_epoch).run()
-
-
-@torch.no_grad()
-def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
-    """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
-    device = next(net.parameters()).device
-    correct = torch.zeros(net.num_exits, device=device)
-    for x, y in loaded.batches(split, EVALUATION_BATCH, device=device):
-        correct += torch.stack([(logits.argmax(1) == y).sum() for logits in net.predict(x)])
-    return (correct / len(getattr(loaded, split))).tolist()
-
-
-class Fit:
-    """One call of `fit`: the position in the run, the sums of the epoch, the record.
-
-    A rank of the pipeline is the same run over some of the blocks (`kit.pipeline.stage`): it replaces where signals
-    come from, what is gathered from other ranks, and where the state is kept.
-    """
-
-    quiet = False
-
-    def __init__(
-        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
-    ):
-        self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
-        self.device = next(net.parameters()).device
-        self.identity = config.identity()
-        self.history = History(self.identity, noise=loaded.realised_noise())
-        self.epoch, self.batch = 0, 0
-        self.sums: list[dict[str, Tensor]] = [{} for _ in net]
-        self.best = -1.0
-        self.num_batches = loaded.num_batches("train", config.batch_size)
-        warmup = round(config.warmup_epochs * self.num_batches)
-        for block in net:
-            block.set_schedule(config.schedule, config.epochs * self.num_batches, warmup)
-
-    def run(self) -> History:
-        self.resume()
-        with Progress(self.config, self.num_batches, self.quiet) as progress:
-            while self.epoch < self.config.epochs:
-                self._train_epoch(progress)
-                self._evaluate_epoch(progress)
-                if self.on_epoch:
-                    self.on_epoch(self.epoch, self.net)
-        self.save_record()
-        return self.history
-
-    def _train_epoch(self, progress: Progress) -> None:
-        begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps
-        self.net.train()
-        for _ in self.steps():
-            self._add_terms()
-            self.batch += 1
-            progress.step(self.epoch, self.batch)
-            if every and self.batch % every == 0:
-                self._checkpoint()
-        self._check_finite()
-        seconds = time.perf_counter() - begin
-        if steps := self.batch - first:
-            self.history.cost_rows += [
-                (self.epoch, "train_seconds", seconds, "s"),
-                (self.epoch, "step_seconds", seconds / steps, "s"),
-            ]
-
-    def steps(self) -> Iterator[None]:
-        """Train on the rest of the epoch's batches, one at each turn."""
-        config = self.config
-        batches = self.data.batches(
-            "train",
-            config.batch_size,
-            epoch=self.epoch,
-            start=self.batch,
-            seed=config.seed,
-            augment=config.augment,
-            device=self.device,
-        )
-        for x, y in batches:
-            self.net.step(x, y)
-            yield
-
-    def _add_terms(self) -> None:
-        for sums, block in zip(self.sums, self.net, strict=True):
-            for name, term in block.last_terms.items():
-                sums[name] = sums[name] + term if name in sums else term
-        # On the processor a look costs nothing; on a GPU it would wait for the queue, so it is taken now and then.
-        if self.device.type == "cpu" or self.batch % 50 == 0:
-            self._check_finite()
-
-    def _check_finite(self) -> None:
-        for block, sums in zip(self.net, self.sums, strict=True):
-            for name, total in sums.items():
-                if not torch.isfinite(total):
-                    kept = f" The last good checkpoint is kept in {self.config.folder}." if self.config.folder else ""
-                    raise FloatingPointError(
-                        f"block {block.index + 1}: its loss term {name!r} became {total.item()} in epoch "
-                        f"{self.epoch + 1}, step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), "
-                        "warm-up or fp32"
-                    )
-
-    def _evaluate_epoch(self, progress: Progress) -> None:
-        step = (self.epoch + 1) * self.num_batches
-        rows, epoch = self.history.rows, self.epoch + 1
-        rows += [(step, epoch, "train", k, name, value) for k, name, value in self.mean_terms()]
-        accuracy = {part: self.accuracy(part) for part in ("val", "test")}
-        for part, values in accuracy.items():
-            rows += [(step, epoch, part, k, "accuracy", value) for k, value in enumerate(values, 1)]
-        self.epoch, self.batch, self.sums = epoch, 0, [{} for _ in self.net]
-        progress.epoch(epoch, accuracy)
-        if self.config.folder:
-            if max(accuracy["val"]) > self.best:
-                self.save_best()
-            self.best = max(self.best, *accuracy["val"])
-            self._checkpoint()
-        self.save_record()
-
-    def mean_terms(self) -> list[tuple[int, str, float]]:
-        """Return the block (from 1), name and mean over the epoch of every loss term."""
-        terms = [(b.index + 1, *term) for b, sums in zip(self.net, self.sums, strict=True) for term in sums.items()]
-        return [(k, name, total.item() / self.num_batches) for k, name, total in terms]
-
-    def accuracy(self, split: str) -> list[float]:
-        """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
-        return evaluate(self.net, self.data, split)
-
-    def _checkpoint(self) -> None:
-        if self.config.folder:
-            self._check_finite()
-            self.save()
-
-    def save(self) -> None:
-        """Write all that `resume` needs to go on from here."""
-        state = {"blocks": [block.training_state() for block in self.net], "random_state": torch.get_rng_state()}
-        state |= {"sums": self.sums, **self.state()}
-        checkpoints.save(self.config.folder / checkpoints.LATEST, self.identity, state)
-
-    def save_best(self) -> None:
-        """Keep the weights as they are now as those of the best epoch."""
-        weights = {"epoch": self.epoch, "net": self.net.state_dict()}
-        checkpoints.save(self.config.folder / checkpoints.BEST, self.identity, weights)
-
-    def save_record(self) -> None:
-        """Write the record so far into the folder."""
-        if self.config.folder:
-            self.history.save(self.config.folder)
-
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint, if it holds one."""
-        path = self.config.folder and self.config.folder / checkpoints.LATEST
-        if not path or not path.exists():
-            return
-        state = checkpoints.load(path, self.identity, self.device)
-        for block in self.net:
-            block.load_training_state(state["blocks"][block.index])
-        self.sums = [state["sums"][block.index] for block in self.net]
-        torch.set_rng_state(state["random_state"].cpu())
-        self.load_state(state)
-
-    def state(self) -> dict:
-        """Return where the run stands and what it recorded; not what its blocks hold."""
-        return {
-            "position": {"epoch": self.epoch, "batch": self.batch},
-            "best": self.best,
-            "rows": self.history.rows,
-            "cost_rows": self.history.cost_rows,
-        }
-
-    def load_state(self, state: dict) -> None:
-        """Take over what `state` gave."""
-        self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
-        self.best = state["best"]
-        self.history.rows = [tuple(row) for row in state["rows"]]
-        self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
-
-
-def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
-    """Raise ValueError for a net, data and settings that cannot train together."""
-    for part in ("train", "val", "test"):
-        if len(getattr(loaded, part)) == 0:
-            raise ValueError(f"the {part} split of {loaded.name} is empty: raise limit or val_fraction")
-    if loaded.num_classes != net.num_classes:
-        raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for part in ("train", "val", "test"):
-        labels = getattr(loaded, part).labels
-        for label in (labels.min().item(), labels.max().item()):
-            if not 0 <= label < net.num_classes:
-                raise ValueError(
-                    f"label {label} in the {part} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
-                )
-    if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
-        raise ValueError(
-            f"batch_size={config.batch_size} with {len(loaded.train)} training images: "
-            "batch norm and batch-wise losses take at least 2 images per step"
-        )
-
-
-@contextmanager
-def only_one(folder: Path | None) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process lets go of by itself."""
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another output") from error
+        return (Stagewise if config.stagewise else Fit)(net, loaded, config, on_epoch).run()

@@ -14,6 +14,7 @@ DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
 SMALL = {
     "deinforeg": {"widths": (16, 16, 16)},
     "scpl": {"widths": (16, 16)},
+    "al": {"code": 6, "hidden": 16},
     "infopro": {"pixels": torch.sigmoid, "weights": (1, 1, 1, 1)},
 }
 
@@ -191,6 +192,32 @@ def test_unmerged_classifier_sends_no_gradient_into_the_block():
     merged = make("deinforeg")
     _, terms = merged[0].losses(merged.signal(*batch()))
     assert all(g is not None for g in torch.autograd.grad(terms["ce"], list(merged[0].body.parameters())))
+
+
+def test_al_meets_the_label_half_way_and_answers_on_its_way_back():
+    """Two blocks against the formulas written out: t_k = tanh(g t_{k-1}), two squared errors, b then r_2 then r_1."""
+    net = make("al")
+    (x, y), signal, before = batch(), net.signal(*batch()), F.one_hot(batch()[1], 4).float()
+    for block in net.blocks[:2]:
+        own = block.objective
+        h, terms = block.losses(signal)
+        code = torch.tanh(before @ own.encoder[0].weight.T + own.encoder[0].bias)
+        assert torch.allclose(terms["association"], ((own.bridge(h) - code) ** 2).mean())
+        assert torch.allclose(terms["decoding"], ((own.decoder(code) - before) ** 2).mean())
+        labels = [*own.encoder.parameters(), *own.decoder.parameters()]
+        assert torch.autograd.grad(terms["association"], labels, retain_graph=True, allow_unused=True) == (None,) * 4
+        body = list(block.body.parameters())
+        assert set(torch.autograd.grad(terms["decoding"], body, allow_unused=True)) == {None}
+        signal, before = block.hand_on(signal, h), code.detach()
+        assert torch.equal(signal.target, before)
+        assert not signal.target.requires_grad
+    net.eval()
+    (one,), signal = net[0].exits(net.signal(x, y))
+    (two,), _ = net[1].exits(signal)
+    first, second = net[0].objective, net[1].objective
+    assert torch.allclose(one, first.decoder(first.bridge(net[0](net.signal(x, y)))))
+    back = second.decoder(second.bridge(net[1](signal)))
+    assert torch.allclose(two, first.decoder(back), atol=1e-6)
 
 
 def test_weights_scale_the_terms():

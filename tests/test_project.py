@@ -39,9 +39,19 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
     "pipeline": FOUNDATIONS | {"losses", "blocks", "methods", "data", "train"},
     "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
 }
-# The one part of analysis that builds networks; probes, figures and the other explorer work on anything.
-BUILDERS = {"kit.analysis.gradient_explorer": {"blocks", "methods"}}
-ALSO_TRAIN = {"config", "records", "checkpoints", "progress"}  # files beside kit/train.py, of the same room
+# The parts of analysis that build networks; probes, figures and the other explorer work on anything.
+BUILDERS = {
+    "kit.analysis.gradient_explorer": {"blocks", "methods"},
+    "kit.analysis.family": {"blocks", "methods"},  # the README's table
+}
+ALSO_TRAIN = {
+    "config",
+    "records",
+    "checkpoints",
+    "progress",
+    "loop",
+    "stagewise",
+}  # files beside kit/train.py, of the same room
 
 
 def room(module: str) -> str:
@@ -167,3 +177,10 @@ def test_notebook_describes_every_parameter(path):
     declared = read_parameters(path)
     assert all(parameter.help for parameter in declared.values())
     assert "output" in declared
+
+
+@pytest.mark.slow
+def test_the_readme_has_the_registrys_table():
+    from kit.analysis import family
+
+    assert family.table() in (ROOT / "README.md").read_text(), "python -m kit.analysis.family prints it anew"

@@ -15,7 +15,8 @@ from torch import nn
 import kit
 from kit import checkpoints
 from kit.data import Data, Split
-from kit.train import build, evaluate, load_data
+from kit.loop import evaluate
+from kit.train import build, load_data
 
 SETTINGS = dict(
     backbone="mlp",
@@ -170,7 +171,7 @@ def test_best_weights_are_those_of_the_best_epoch_and_not_the_last(tmp_path, mon
         snapshots.append({name: value.clone() for name, value in net.state_dict().items()})
         return [next(accuracies)] * net.num_exits
 
-    monkeypatch.setattr("kit.train.evaluate", measured)
+    monkeypatch.setattr("kit.loop.evaluate", measured)
     kit.run(config(tmp_path, checkpoint_steps=4))
     best = torch.load(tmp_path / checkpoints.BEST, weights_only=True)
     assert best["epoch"] == 2

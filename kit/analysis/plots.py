@@ -99,6 +99,31 @@ def accuracy_by_exit(table: pd.DataFrame, split: str = "test") -> Figure:
 
 
 @styled
+def error_by_blocks(table: pd.DataFrame) -> Figure:
+    """Draw the test error against the number of blocks without context, and with 16 blocks (the most) by context.
+
+    `table` is that of `benchmarks/accuracy.py`: method, num_blocks, context, seed, error; whiskers are the standard
+    deviation over seeds. Backprop, which has no blocks, is the dashed line.
+    """
+    local = table[table["method"] != "bp"].assign(error=lambda t: 100 * t["error"])
+    most = local["num_blocks"].max()
+    figure = Picture(figsize=(12.5, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 4))
+    shared = {"y": "error", "hue": "method", "errorbar": "sd", "hue_order": sorted(local["method"].unique())}
+    sns.pointplot(
+        local[local["context"] == "none"], x="num_blocks", dodge=0.3, linewidth=2, legend=False, ax=left, **shared
+    )
+    sns.barplot(local[local["num_blocks"] == most], x="context", order=["none", "E", "R1E"], ax=right, **shared)
+    for panel in (left, right):
+        panel.axhline(100 * table[table["method"] == "bp"]["error"].mean(), color="0.3", linestyle="--", linewidth=1.5)
+    left.set(xlabel="number of blocks, no context", ylabel="test error of the last exit, %")
+    right.set(xlabel=f"context, {most} blocks")
+    right.plot([], [], color="0.3", linestyle="--", linewidth=1.5, label="backprop")
+    right.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+@styled
 def gradient_heatmap(table: pd.DataFrame, metric: str = "gradient") -> Figure:
     """Draw a gradient probe's `metric` by layer (down) over steps (across), a panel per method, on one scale.
 

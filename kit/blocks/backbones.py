@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from kit.blocks.cifar import densenet_bc, resnet, wide_resnet
 from kit.blocks.costs import on_meta
 from kit.errors import unknown
 
@@ -20,6 +20,8 @@ BACKBONES = {
     "resnet56": "CIFAR ResNet of He et al. with 56 layers in three stages; takes width",
     "resnet110": "CIFAR ResNet of He et al. with 110 layers in three stages; takes width",
     "resnet1202": "CIFAR ResNet of He et al. with 1202 layers in three stages; takes width",
+    "densenet100": "DenseNet-BC-100-12 of Huang et al. for CIFAR: three dense stages; takes width, and growth",
+    "wrn28": "WRN-28-10 of Zagoruyko and Komodakis for CIFAR: three wide stages; takes width, and widen",
     "resnet18": "ResNet-18; below 64 pixels with a 3×3 stem and no first pool, from there on torchvision's own",
     "resnet34": "ResNet-34; stem as for resnet18",
     "resnet50": "ResNet-50; stem as for resnet18",
@@ -30,6 +32,7 @@ SMALL_IMAGE = 64
 """Images with fewer pixels a side get the 3×3 stem in resnet18, resnet34 and resnet50."""
 
 TAKE_WIDTH = ["vgg-paper", "mlp", "resnet20", "resnet32", "resnet56", "resnet110", "resnet1202"]
+TAKE_WIDTH += ["densenet100", "wrn28"]
 TAKE_WIDTH += ["mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 ACTIVATIONS = {
@@ -56,7 +59,7 @@ def backbone(
     """Build a classifier, untrained: images (B, in_channels, image_size, image_size) → logits (B, num_classes).
 
     `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width`
-    multiplies the channels of vgg-paper, mlp and the CIFAR ResNets, and is passed as `width_mult` to those of
+    multiplies the channels of vgg-paper, mlp and the CIFAR networks, and is passed as `width_mult` to those of
     torchvision that know it (mobilenet_v2, mobilenet_v3_*). `options` go to the builder: for vgg-paper `groups`, for
     mlp `depth`, `hidden`, `activation`, `norm`, `residual`, `init` (see `mlp`); for torchvision's what its own take.
     The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
@@ -113,8 +116,9 @@ def _builders() -> dict[str, Callable[..., nn.Module]]:
     import torchvision
 
     builders = {name: partial(_torchvision, name) for name in torchvision.models.list_models(module=torchvision.models)}
-    depths = {f"resnet{6 * blocks + 2}": partial(_cifar_resnet, blocks) for blocks in (3, 5, 9, 18, 200)}
-    return {"vgg-paper": _vgg_paper, "mlp": mlp, **depths, **builders}
+    depths = {f"resnet{6 * blocks + 2}": partial(resnet, blocks) for blocks in (3, 5, 9, 18, 200)}
+    own = {"vgg-paper": _vgg_paper, "mlp": mlp, **depths, "densenet100": densenet_bc, "wrn28": wide_resnet}
+    return own | builders
 
 
 def _vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int, groups: int = 4) -> nn.Sequential:
@@ -136,41 +140,6 @@ def _vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int
     layers["flatten"] = nn.Flatten()
     layers["classifier"] = nn.Linear(channels * image_size**2, num_classes)
     return nn.Sequential(layers)
-
-
-class _BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters: strided and padded with zero channels (option A)."""
-
-    def __init__(self, channels: int, out: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(out)
-        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
-        self.stride, self.extra = stride, out - channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        shortcut = F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2)
-        )
-        return F.relu(out + shortcut)
-
-
-def _cifar_resnet(blocks: int, in_channels: int, num_classes: int, width: float, image_size: int) -> nn.Sequential:
-    """He et al. (2016), section 4.2: a stem, three stages of 16, 32 and 64 channels with `blocks` blocks, a linear."""
-    widths = [max(1, round(planned * width)) for planned in (16, 32, 64)]
-    layers = OrderedDict(conv1=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False))
-    layers |= OrderedDict(bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU())
-    for number, (channels, out) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
-        first = _BasicBlock(channels, out, 1 if number == 1 else 2)
-        layers[f"layer{number}"] = nn.Sequential(first, *(_BasicBlock(out, out, 1) for _ in range(blocks - 1)))
-    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(widths[-1], num_classes))
-    model = nn.Sequential(layers)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
 
 
 class _Skip(nn.Sequential):

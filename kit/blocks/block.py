@@ -61,6 +61,11 @@ class Block(nn.Module):
 
     def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the block's output and its loss terms, unweighted, with the block's precision and randomness."""
+        if self.objective.batch_statistics and len(signal.y) < 2:
+            raise ValueError(
+                f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
+                "least 2, or use a method without batch statistics such as greedy"
+            )
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.autocast(signal.h):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(h, signal)
@@ -74,6 +79,7 @@ class Block(nn.Module):
         The graph, and with it every activation, is freed before this returns. The loss terms stay in `last_terms`.
         """
         h, terms = self.losses(signal)
+        handed_on = self.hand_on(signal, h)
         weights = self.objective.weights
         sum(weights.get(name, 1.0) * term for name, term in terms.items()).backward()
         self.optimizer.step()
@@ -82,11 +88,11 @@ class Block(nn.Module):
             self.scheduler.step()
         self.num_steps += 1
         self.last_terms = {name: term.detach() for name, term in terms.items()}
-        return self.hand_on(signal, h)
+        return handed_on
 
     def hand_on(self, signal: Signal, h: Tensor) -> Signal:
         """Return the signal for the next block, with the block's output `h` and what later blocks ask for."""
-        return signal.advance(h, self.keep_x, self.depth)
+        return signal.advance(h, self.keep_x, self.depth, self.objective.encode(signal))
 
     def readout(self, h: Tensor) -> Tensor:
         """Return the logits (B, C) that this block alone would answer for its output `h`."""
@@ -98,7 +104,7 @@ class Block(nn.Module):
             *inner, h = self.outputs(signal)
             logits = [probe(feature) for probe, feature in zip(self.probes, inner, strict=True)]
             logits.append(self.readout(h))
-        return [logit.float() for logit in logits], self.hand_on(signal, h)
+        return [logit.float() for logit in logits], signal.advance(h, self.keep_x, self.depth)
 
     def autocast(self, h: Tensor) -> AbstractContextManager:
         """Return the context in which this block computes."""

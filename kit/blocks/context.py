@@ -21,15 +21,38 @@ class Supply:
     depth: int
 
 
-def parse(context: str) -> Supply:
-    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else."""
+def parse(context: str, num_blocks: int | None = None) -> Supply:
+    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
     if not found or not context:
         raise ValueError(
             f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
             "or both, as in R1E"
         )
-    return Supply(bool(found[2]), int(found[1] or 0))
+    supply = Supply(bool(found[2]), int(found[1] or 0))
+    if num_blocks is not None and supply.depth > num_blocks:
+        raise ValueError(
+            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
+            f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
+        )
+    return supply
+
+
+def supplied(supply: Supply, index: int, inputs: Sequence[Sequence[int]], example: Tensor) -> Context | None:
+    """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
+
+    Raises ValueError where the network's input, as in `example`, cannot be added to features.
+    """
+    if not index or supply == Supply(False, 0):
+        return None
+    sources = inputs[:index][::-1][: supply.depth]
+    if (supply.image or len(sources) == index) and not example.is_floating_point():
+        raise ValueError(
+            f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
+            f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
+            f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
+        )
+    return Context(inputs[index], inputs[0] if supply.image else None, sources)
 
 
 class Context(nn.Module):

@@ -1,5 +1,8 @@
 """Where the papers cut their networks: (backbone, number of blocks) → the places after which a block ends."""
 
+from collections.abc import Sequence
+from types import MappingProxyType
+
 _BY_STAGE = ("layer1", "layer2", "layer3")
 
 PAPER_CUTS: dict[tuple[str, int], tuple[str, ...]] = {
@@ -9,3 +12,70 @@ PAPER_CUTS: dict[tuple[str, int], tuple[str, ...]] = {
     ("resnet50", 4): _BY_STAGE,
 }
 """DeInfoReg's (arXiv 2506.18193): VGG in four groups, ResNets with a block per stage."""
+
+
+def _behind(pairs: str) -> tuple[str, ...]:
+    """Return the places behind InfoPro's "stage,block" pairs: stages count from 1, their residual blocks from 0."""
+    return tuple("layer{}.{}".format(*pair.split(",")) for pair in pairs.split())
+
+
+_EACH = " ".join(f"{stage},{block}" for stage in (1, 2, 3) for block in range(5))
+
+INFOPRO_CUTS = MappingProxyType(
+    {
+        ("resnet32", 2): _behind("2,1"),
+        ("resnet32", 3): _behind("1,4 2,4"),
+        ("resnet32", 4): _behind("1,2 2,1 3,0"),
+        ("resnet32", 8): _behind("1,0 1,2 1,4 2,1 2,3 3,0 3,2"),
+        ("resnet32", 16): ("relu", *_behind(_EACH)[:-1]),  # behind the stem and each residual block but the last
+        ("resnet110", 2): _behind("2,8"),
+        ("resnet110", 3): _behind("1,17 2,17"),
+        ("resnet110", 4): _behind("1,11 2,7 3,3"),
+        ("resnet110", 8): _behind("1,4 1,11 2,0 2,7 2,14 3,3 3,10"),
+        ("resnet110", 16): _behind("1,1 1,4 1,7 1,10 1,13 1,16 2,1 2,4 2,7 2,11 2,15 3,1 3,5 3,9 3,13"),
+    }
+)
+"""InfoPro's (ICLR 2021, and its public settings for K = 3): about as many residual blocks in each, the first short."""
+
+INFOPRO_BALANCED_CUTS = MappingProxyType(
+    {
+        ("resnet110", 2): _behind("1,14"),
+        ("resnet110", 3): _behind("1,9 2,2"),
+        ("resnet110", 4): _behind("1,6 1,14 2,8"),
+    }
+)
+"""InfoPro*'s for 32×32 images: about as much memory in each block. None are published for other models and K."""
+
+NAMED_CUTS = ("auto", "infopro", "infopro-balanced")
+"""What `find` knows by name, beside the quantities that `kit.split` balances."""
+
+
+def find(cuts: str | Sequence[str], backbone: str, num_blocks: int) -> tuple[str, list[str] | None]:
+    """Return the `balance` and the places `at` that `kit.split` takes, for cuts by name or by a list of places.
+
+    `auto`: the places of DeInfoReg's paper, else by parameters. `infopro`: that paper's. `infopro-balanced`: those of
+    InfoPro*, and where it has none for one of InfoPro's models and K, the same idea: `balance="memory"`. Any other
+    name is a balance. Raises ValueError for InfoPro's cuts of a model or K that the paper does not cut.
+    """
+    if not isinstance(cuts, str):
+        return "params", list(cuts)
+    if cuts == "auto":
+        at = PAPER_CUTS.get((backbone, num_blocks))
+        return "params", at and list(at)
+    if cuts not in NAMED_CUTS:
+        return cuts, None
+    _check_infopro(cuts, backbone, num_blocks)
+    table = INFOPRO_CUTS if cuts == "infopro" else INFOPRO_BALANCED_CUTS
+    at = () if num_blocks == 1 else table.get((backbone, num_blocks))
+    return "memory", None if at is None else list(at)
+
+
+def _check_infopro(cuts: str, backbone: str, num_blocks: int) -> None:
+    backbones = sorted({name for name, _ in INFOPRO_CUTS}, key=len)
+    counts = sorted({1} | {count for _, count in INFOPRO_CUTS})
+    if backbone not in backbones or num_blocks not in counts:
+        raise ValueError(
+            f"cuts={cuts!r} with backbone={backbone!r} and num_blocks={num_blocks}, but InfoPro cuts "
+            f"{' and '.join(backbones)} into {', '.join(map(str, counts))} blocks. Choose one of these, or a cut for "
+            "any model: cuts='memory', 'params', 'layers', 'time' or a list of places"
+        )

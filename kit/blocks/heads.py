@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import isqrt, prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,11 @@ def is_channels_last(shape: Sequence[int]) -> bool:
 def num_channels(shape: Sequence[int]) -> int:
     """Return the width of features of `shape`, without batch: (D,), tokens (T, D), maps (C, H, W) or (H, W, C)."""
     return shape[0] if len(shape) == 3 and not is_channels_last(shape) else shape[-1]
+
+
+def on(device: torch.device, module: nn.Module) -> nn.Module:
+    """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
+    return module if all(p.device == device for p in module.parameters()) else module.to(device)
 
 
 class GlobalPool(nn.Module):
@@ -85,11 +91,23 @@ def similarity_net(shape: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(layer, nn.Flatten())
 
 
+class _Square(nn.Module):
+    """Lay the last side² tokens out as a map: (B, T, D) -> (B, D, side, side)."""
+
+    def __init__(self, side: int):
+        super().__init__()
+        self.side = side
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h[:, -self.side * self.side :].movedim(1, -1).unflatten(-1, (self.side, self.side))
+
+
 class Decoder(nn.Module):
     """InfoPro's decoder: features (B, *shape) -> images (B, *image) in [0, 1] (ICLR 2021, appendix).
 
-    Bilinear upsampling to the image's size, conv3×3 to 12 channels, BN, ReLU, conv3×3, sigmoid. Vectors and tokens,
-    which have no places, first get a Linear to 12 maps of a quarter of the image's side.
+    Bilinear upsampling to the image's size, conv3×3 to 12 channels, BN, ReLU, conv3×3, sigmoid. Tokens first get
+    a Linear to 12 channels, and the last that fill a square are laid out as a map, so a class token in front stays
+    out; vectors get a Linear to 12 maps of a quarter of the image's side.
     """
 
     def __init__(self, shape: Sequence[int], image: Sequence[int]):
@@ -97,7 +115,10 @@ class Decoder(nn.Module):
         channels, *self.size = image
         self.channels_last = is_channels_last(shape)
         self.lift, width = nn.Sequential(), num_channels(shape)
-        if len(shape) != 3:
+        if len(shape) == 2:
+            self.lift.extend([nn.Linear(width, 12), _Square(isqrt(shape[0]))])
+            width = 12
+        elif len(shape) == 1:
             small, width = [max(1, side // 4) for side in self.size], 12
             self.lift.extend([nn.Flatten(), nn.Linear(prod(shape), 12 * prod(small)), nn.Unflatten(1, (12, *small))])
         conv, norm = nn.Conv2d(width, 12, 3, padding=1), nn.BatchNorm2d(12)

@@ -1,13 +1,12 @@
 """Objectives: an auxiliary head with the local loss that trains a block through it.
 
-An objective is a module with `loss(h, signal) -> {term: scalar}`, `readout(h) -> logits (B, C)`, and `weights`, the
-factor of each term. `Block.step` alone weighs and sums the terms. Heads run in the block's precision; terms are taken
-in fp32, since correlations of bf16 rows lose the digits that they are about.
+`Block.step` alone weighs and sums the terms of a loss. Heads run in the block's precision; terms are taken in fp32,
+since correlations of bf16 rows lose the digits that they are about.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +21,35 @@ def whole_batch(rows: Tensor) -> Tensor:
     return rows
 
 
-class CrossEntropy(nn.Module):
+class Objective(nn.Module):
+    """What a block asks of its objective."""
+
+    weights: Mapping[str, float]
+    """The factor of each term of the loss."""
+
+    batch_statistics = False
+    """Whether a sample's loss depends on the others of its batch; `gather` then brings replicas' samples together."""
+
+    needs_x = False
+    """Whether the loss looks at the network's input."""
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        """Return the terms, scalars, by name, for the block's output `h` on the signal it received."""
+        raise NotImplementedError
+
+    def readout(self, h: Tensor) -> Tensor:
+        """Return the logits (B, C) that the block alone would answer."""
+        raise NotImplementedError
+
+    def encode(self, signal: Signal) -> Tensor | None:
+        """Return the encoded label for the next block, detached; None where labels are all it needs."""
+        return None
+
+
+class CrossEntropy(Objective):
     """Cross-entropy of a classifier on the block's output: greedy, DGL, backprop, and every last module."""
 
     weights: Mapping[str, float] = {"ce": 1.0}
-    batch_statistics = False
-    needs_x = False
 
     def __init__(self, head: nn.Module):
         super().__init__()
@@ -40,7 +62,7 @@ class CrossEntropy(nn.Module):
         return self.head(h)
 
 
-class DeInfoReg(nn.Module):
+class DeInfoReg(Objective):
     """Variance, invariance and covariance of a projection, and a classifier beside them (arXiv 2506.18193).
 
     `merge=True`: the classifier reads the projection, and its small gradient reaches the block.
@@ -48,7 +70,6 @@ class DeInfoReg(nn.Module):
     """
 
     batch_statistics = True
-    needs_x = False
     gather = staticmethod(whole_batch)
 
     def __init__(
@@ -76,14 +97,13 @@ class DeInfoReg(nn.Module):
         return self.classifier(self.projector(h) if self.merge else h)
 
 
-class PredSim(nn.Module):
+class PredSim(Objective):
     """A classifier's cross-entropy, and the similarity of samples against that of their labels.
 
     (1 - β)·CE + β·MSE(S(net(h)), S(onehot(y))), Nøkland & Eidnes, ICML 2019, eq. 4.
     """
 
     batch_statistics = True
-    needs_x = False
     gather = staticmethod(whole_batch)
 
     def __init__(self, head: nn.Module, net: nn.Module, num_classes: int, beta: float = 0.99):
@@ -101,7 +121,7 @@ class PredSim(nn.Module):
         return self.head(h)
 
 
-class SCPL(nn.Module):
+class SCPL(Objective):
     """Samples of one class drawn together in a projection (arXiv 2602.00062, supervised contrast of Khosla et al.).
 
     The classifier reads the block's output detached: it answers, and teaches the block nothing.
@@ -109,7 +129,6 @@ class SCPL(nn.Module):
 
     weights: Mapping[str, float] = {"contrast": 1.0, "ce": 1.0}
     batch_statistics = True
-    needs_x = False
     gather = staticmethod(whole_batch)
 
     def __init__(self, projector: nn.Module, head: nn.Module, temperature: float = 0.1):
@@ -126,7 +145,7 @@ class SCPL(nn.Module):
         return self.head(h)
 
 
-class InfoPro(nn.Module):
+class InfoPro(Objective):
     """Keep what tells of the input while learning what tells of the label (Wang et al., ICLR 2021, eq. 6).
 
     α·BCE(decoder(h), input in [0, 1]) + β·task, where `task` is an objective: CrossEntropy or SCPL. A classifier that
@@ -158,3 +177,41 @@ class InfoPro(nn.Module):
 
     def readout(self, h: Tensor) -> Tensor:
         return self.task.readout(h)
+
+
+class AL(Objective):
+    """Features and labels meet half-way, in a code (associated learning, Kao & Chen, Neural Computation 33(1), 2021).
+
+    MSE(b(h), t_k) + MSE(r(t_k), t_{k-1}) with t_k = g(t_{k-1}) and t_0 = onehot(y): the bridge b reads the block's
+    output, the code before travels with the signal, and no gradient reaches either through the other. The answer goes
+    back the way the label came: bridge, then the decoder r of this block, then those of the blocks before (`earlier`,
+    first to last; theirs to train).
+    """
+
+    weights: Mapping[str, float] = {"association": 1.0, "decoding": 1.0}
+
+    def __init__(
+        self, bridge: nn.Module, encoder: nn.Module, decoder: nn.Module, num_classes: int, earlier: Sequence[nn.Module]
+    ):
+        super().__init__()
+        self.bridge, self.encoder, self.decoder, self.num_classes = bridge, encoder, decoder, num_classes
+        self.earlier = tuple(earlier)  # a tuple, and so none of this module's own parameters
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        guess, before = self.bridge(h), self._code_before(signal)
+        with torch.autocast(h.device.type, enabled=False):
+            code = self.encoder(before)
+            return losses.associated(guess.float(), code, self.decoder(code), before)
+
+    @torch.no_grad()
+    def encode(self, signal: Signal) -> Tensor:
+        return self.encoder(self._code_before(signal))
+
+    def readout(self, h: Tensor) -> Tensor:
+        answer = self.bridge(h)
+        for decoder in (self.decoder, *reversed(self.earlier)):
+            answer = decoder(answer)
+        return answer
+
+    def _code_before(self, signal: Signal) -> Tensor:
+        return F.one_hot(signal.y, self.num_classes).float() if signal.target is None else signal.target

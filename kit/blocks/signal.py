@@ -25,15 +25,15 @@ class Signal:
     """Inputs of earlier blocks, newest first, kept only as far back as a later block asks."""
 
     target: Tensor | None = None
-    """(B, …) encoded label travelling beside the activations (AL)."""
+    """(B, …) encoded label travelling beside the activations (AL); None for the first block, and in evaluation."""
 
-    def advance(self, h: Tensor, keep_x: bool = False, depth: int = 0) -> Signal:
+    def advance(self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None) -> Signal:
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
 
         `keep_x` and `depth` say what later blocks ask for: the network's input, so many of the inputs of blocks.
         """
         context = (self.h, *self.context)[:depth]
-        return replace(self, h=dense(h.detach()), x=self.x if keep_x else None, context=context)
+        return replace(self, h=dense(h.detach()), x=self.x if keep_x else None, context=context, target=target)
 
 
 def dense(tensor: Tensor) -> Tensor:

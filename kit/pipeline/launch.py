@@ -54,6 +54,8 @@ def launch(
         num_replicas=num_replicas, statistics=statistics, depth=depth, timeout=timeout, threads=threads or 1
     )
     num_blocks = 1 if REGISTRY[config.method].end_to_end else config.num_blocks
+    if config.stagewise:
+        raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
     if num_stages < 1:
         raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
     if num_stages > num_blocks:

@@ -27,10 +27,11 @@ def share(block: Block, group: dist.ProcessGroup, statistics: str) -> None:
     for dropout, which every replica draws for itself). Raises ValueError for an objective that cannot be gathered.
     """
     if statistics == "global":
-        if block.objective.batch_statistics:
-            if not hasattr(block.objective, "gather"):
-                raise ValueError(f"{type(block.objective).__name__} cannot take global statistics; choose 'local'")
-            block.objective.gather = lambda rows: gather(rows, group)
+        gathering = [m for m in block.objective.modules() if hasattr(m, "gather")]  # or an objective inside it
+        if block.objective.batch_statistics and not gathering:
+            raise ValueError(f"{type(block.objective).__name__} cannot take global statistics; choose 'local'")
+        for objective in gathering:
+            objective.gather = lambda rows: gather(rows, group)
         _replace_batch_norms(block, group)
     if dist.get_rank(group):
         block.seed = seeds.derive(block.seed, "replica", dist.get_rank(group))

@@ -1,4 +1,4 @@
-"""One rank's part of a run: the loop of `kit.train` over its own blocks, between two links."""
+"""One rank's part of a run: `kit.loop` over its own blocks, between two links."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from kit.blocks.net import Net
 from kit.blocks.signal import Signal
 from kit.config import RunConfig
 from kit.data import Data, Split
+from kit.loop import EVALUATION_BATCH, Fit
 from kit.pipeline import replicas, saved
 from kit.pipeline.faults import waiting
 from kit.pipeline.link import Receiver, Sender
 from kit.pipeline.options import Options, Place
-from kit.train import EVALUATION_BATCH, Fit
 
 
 def hollow(loaded: Data) -> Data:
@@ -63,6 +63,7 @@ class Stage(Fit):
     def accuracy(self, split: str) -> list[float]:
         if self.data_group:
             replicas.sync_buffers(self.net, self.data_group)
+        self._share_decoders()
         self.net.eval()
         correct = torch.zeros(self.net.num_exits, device=self.device)
         for signal in self._signals(split):
@@ -77,6 +78,16 @@ class Stage(Fit):
             sum(counts[i : i + length], []) for i in range(0, len(counts), length)
         ]  # each: first exit to last
         return (torch.tensor(by_replica).sum(0) / len(getattr(self.data, split))).tolist()
+
+    def _share_decoders(self) -> None:
+        """Bring up to date the decoders that this rank answers with and others train (AL)."""
+        if self.net.method != "al":
+            return
+        own = {b.index: {n: t.cpu() for n, t in b.objective.decoder.state_dict().items()} for b in self.net}
+        states = {index: state for given in self.everyone(own) for index, state in given.items()}
+        for block in self.net:
+            for index, decoder in enumerate(block.objective.earlier):
+                decoder.load_state_dict(states[index])
 
     def mean_terms(self) -> list[tuple[int, str, float]]:
         parts = self.everyone(super().mean_terms())

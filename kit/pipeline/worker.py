@@ -25,12 +25,13 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from kit.blocks.net import Net
 from kit.config import RunConfig
 from kit.data import Data
+from kit.loop import check, only_one
 from kit.pipeline import placement, replicas, saved
 from kit.pipeline.faults import PeerLost, waiting
 from kit.pipeline.options import STATISTICS, Options, Place, too_many_stages
 from kit.pipeline.stage import Stage, hollow, shard_sizes
 from kit.records import History
-from kit.train import build, check, load_data, only_one
+from kit.train import build, load_data
 
 
 @record

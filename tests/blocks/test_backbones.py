@@ -9,11 +9,12 @@ from torch import nn
 
 from kit.blocks.backbones import BACKBONES, backbone
 from kit.blocks.costs import parameters
+from kit.blocks.split import split
 
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in ("resnet1202", "resnet50")])
+@pytest.mark.parametrize("name", [name for name in BACKBONES if name not in ("resnet1202", "resnet50", "wrn28")])
 def test_own_backbones_answer_with_logits_of_every_class(name):
     model = backbone(name, num_classes=7)
     assert model.training
@@ -67,6 +68,45 @@ def test_cifar_resnets_have_the_published_depth_and_size(depth, millions):
     model = backbone(f"resnet{depth}")
     assert len(convolutions(model)) + 1 == depth  # option A: the shortcuts hold no convolution
     assert parameters(model) / 1e6 == pytest.approx(millions, rel=0.02)  # He et al. (2016), table 6
+
+
+@pytest.mark.parametrize(
+    ("name", "depth", "counted"),
+    [("densenet100", 100, 769_162), ("wrn28", 28, 36_479_194)],  # published as 0.8 M and 36.5 M
+)
+def test_densenet_and_wide_resnet_have_the_published_depth_and_size(name, depth, counted):
+    model = backbone(name)
+    linear = int(name == "densenet100")  # Zagoruyko and Komodakis count the three 1×1 shortcuts instead
+    assert len(convolutions(model)) + linear == depth
+    assert parameters(model) == counted
+
+
+@pytest.mark.parametrize(("name", "num_blocks"), [("densenet100", 16), ("wrn28", 12)])
+def test_densenet_and_wide_resnet_can_be_cut_behind_every_layer(name, num_blocks):
+    model, x = backbone(name, num_classes=5, width=0.1).eval(), torch.rand(2, 3, 32, 32)
+    expected = model(x)
+    assert expected.shape == (2, 5)
+    stages = split(model, num_blocks, x, balance="layers")
+    for stage in stages:
+        x = stage(x)
+    assert torch.equal(x, expected)
+
+
+def test_densenets_stages_halve_the_map_and_the_channels():
+    model, x, shapes = backbone("densenet100"), torch.rand(2, 3, 32, 32), []
+    for name, module in model.named_children():
+        x = module(x)
+        shapes += [tuple(x.shape[1:])] if name.startswith(("dense", "transition")) else []
+    expected = [(216, 32, 32), (108, 16, 16), (300, 16, 16), (150, 8, 8), (342, 8, 8)]  # 24 + 16·12, half, …
+    assert shapes == expected
+
+
+def test_wide_resnet_widens_and_strides():
+    model = backbone("wrn28", width=0.1, widen=10)
+    first = [model.get_submodule(f"layer{k}")[0] for k in (1, 2, 3)]
+    assert [block.conv1.stride for block in first] == [(1, 1), (2, 2), (2, 2)]
+    assert [block.conv2.out_channels for block in first] == [16, 32, 64]
+    assert convolutions(backbone("wrn28", widen=2))[-1] == 128
 
 
 def test_resnet18_has_a_small_stem_for_small_images_only():

@@ -53,3 +53,18 @@ def test_projectors_of_vgg_hold_the_papers_count():
 def test_unknown_aux_net():
     with pytest.raises(ValueError, match="unknown auxiliary net '3c1f'.*0c1f.*2c2f"):
         heads.aux_net("3c1f", (8, 4, 4), 10, 64)
+
+
+def test_decoder_lays_tokens_out_as_a_map_without_the_class_token():
+    decoder = heads.Decoder((10, 6), (3, 12, 12)).eval()  # a class token and 3 × 3 patches
+    h = torch.randn(2, 10, 6)
+    images = decoder(h)
+    assert images.shape == (2, 3, 12, 12)
+    changed = h.clone()
+    changed[:, 0] += 1
+    assert torch.equal(decoder(changed), images)
+    last = h.clone()
+    last[:, -1] += 1  # the patch at the lower right
+    moved = (decoder(last) - images).abs().amax((0, 1))
+    assert moved[-1, -1] > 0
+    assert moved[:4, :4].max() == 0

@@ -1,0 +1,118 @@
+"""The networks made for CIFAR's 32×32 images: ResNet, Wide ResNet and DenseNet-BC, three stages each."""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def resnet(blocks: int, in_channels: int, num_classes: int, width: float, image_size: int) -> nn.Sequential:
+    """He et al. (2016), section 4.2: a stem, three stages of 16, 32 and 64 channels with `blocks` blocks, a linear."""
+    widths = [_scaled(planned, width) for planned in (16, 32, 64)]
+    layers = OrderedDict(conv1=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False))
+    layers |= OrderedDict(bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU())
+    for number, (channels, out) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
+        first = _BasicBlock(channels, out, 1 if number == 1 else 2)
+        layers[f"layer{number}"] = nn.Sequential(first, *(_BasicBlock(out, out, 1) for _ in range(blocks - 1)))
+    return _finished(layers, widths[-1], num_classes)
+
+
+def wide_resnet(in_channels: int, num_classes: int, width: float, image_size: int, widen: int = 10) -> nn.Sequential:
+    """WRN-28-`widen` (Zagoruyko & Komodakis, BMVC 2016): a stem of 16, stages of 16, 32, 64 × `widen` with 4 blocks."""
+    stem, *widths = (_scaled(planned, width) for planned in (16, 16 * widen, 32 * widen, 64 * widen))
+    layers = OrderedDict(conv1=nn.Conv2d(in_channels, stem, 3, padding=1, bias=False))
+    for number, (channels, out) in enumerate(zip([stem, *widths], widths, strict=False), start=1):
+        first = _PreActivationBlock(channels, out, 1 if number == 1 else 2)
+        layers[f"layer{number}"] = nn.Sequential(first, *(_PreActivationBlock(out, out, 1) for _ in range(3)))
+    layers |= OrderedDict(bn=nn.BatchNorm2d(widths[-1]), relu=nn.ReLU())
+    return _finished(layers, widths[-1], num_classes)
+
+
+def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: int, growth: int = 12) -> nn.Sequential:
+    """DenseNet-BC-100-`growth` (Huang et al., CVPR 2017): three stages of 16 layers, each adding `growth` channels.
+
+    Unlike in torchvision's, a layer hands on the joined maps, so that there is a place to cut behind each.
+    """
+    growth = _scaled(growth, width)
+    channels = 2 * growth
+    layers = OrderedDict(conv1=nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
+    for number in (1, 2, 3):
+        layers[f"dense{number}"] = nn.Sequential(*(_DenseLayer(channels + i * growth, growth) for i in range(16)))
+        channels += 16 * growth
+        if number < 3:
+            layers[f"transition{number}"] = _transition(channels, channels // 2)
+            channels //= 2
+    layers |= OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU())
+    return _finished(layers, channels, num_classes)
+
+
+def _scaled(channels: int, width: float) -> int:
+    return max(1, round(channels * width))
+
+
+def _finished(layers: OrderedDict, channels: int, num_classes: int) -> nn.Sequential:
+    """Return the network with average pooling and a linear classifier, convolutions initialised as He et al. do."""
+    layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
+    model = nn.Sequential(layers)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+class _BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut without parameters: strided and padded with zero channels (option A)."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.stride, self.extra = stride, out - channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        shortcut = F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2)
+        )
+        return F.relu(out + shortcut)
+
+
+class _PreActivationBlock(nn.Module):
+    """BN-ReLU-conv3×3 twice; the shortcut is a 1×1 convolution of the first activation where the sizes differ."""
+
+    def __init__(self, channels: int, out: int, stride: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        differ = channels != out or stride != 1
+        self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if differ else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(active)
+        return shortcut + self.conv2(F.relu(self.bn2(self.conv1(active))))
+
+
+class _DenseLayer(nn.Module):
+    """BN-ReLU-conv1×1 to four times `growth`, BN-ReLU-conv3×3 to `growth` new channels, joined to the old."""
+
+    def __init__(self, channels: int, growth: int):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, 4 * growth, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = self.conv1(F.relu(self.bn1(x)))
+        return torch.cat([x, self.conv2(F.relu(self.bn2(new)))], 1)
+
+
+def _transition(channels: int, out: int) -> nn.Sequential:
+    layers = OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU(), conv=nn.Conv2d(channels, out, 1, bias=False))
+    return nn.Sequential(layers | OrderedDict(pool=nn.AvgPool2d(2)))
