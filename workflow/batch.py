@@ -68,7 +68,7 @@ def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> in
     command += ["--config", f"experiment={experiment}", f"root={arguments.root}"]
     command += ["--resources", f"gpu={arguments.gpus}"] if arguments.gpus else []
     if arguments.profile:
-        command += ["--workflow-profile", str(Path(arguments.profile).resolve()), "--jobs", str(arguments.jobs)]
+        command += ["--workflow-profile", arguments.profile, "--jobs", str(arguments.jobs)]
     else:
         command += ["--workflow-profile", "none", "--cores", str(arguments.jobs)]
     try:
@@ -216,7 +216,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not running_batch(batch):
         set_damaged_aside(begun, batch)
     options = ["--batch", str(batch), "--root", str(ROOT), "--jobs", str(arguments.jobs), "--gpus", str(arguments.gpus)]
-    options += ["--profile", arguments.profile] if arguments.profile else []
+    options += ["--profile", str(Path(arguments.profile).resolve())] if arguments.profile else []
     options += ["--dry-run"] if arguments.dry_run else []
     # Git must not take the frozen copy for the checkout around it; the copy's revision is in frozen.json.
     environment = os.environ | {"PYTHONPATH": str(batch / "code"), "GIT_CEILING_DIRECTORIES": str(batch)}

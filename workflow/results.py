@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -227,9 +228,9 @@ def report(experiment: Experiment, begun: Experiment, batch: Path) -> None:
         table.to_parquet(draft, index=False)
     with atomic(batch / "missing.json") as draft:
         draft.write_text(json.dumps(missing, indent=2) + "\n")
-    source = ROOT / "workflow" / "experiments" / f"{experiment.name}.yaml"
-    given = {"experiment": str(source if source.exists() else experiment.name), "output": str(batch)}
-    run_notebook(ROOT / "workflow" / "report.ipynb", batch / "report.ipynb", given, html=True)
+    given = {"experiment": str(Path(experiment.home, f"{experiment.name}.yaml")), "output": str(batch)}
+    with contextlib.chdir(ROOT):  # where the report finds `workflow`
+        run_notebook(ROOT / "workflow" / "report.ipynb", batch / "report.ipynb", given, html=True)
     gap = f", {len(missing)} of {len(begun.cells())} cells missing" if missing else ""
     print(f"table {batch / 'table.parquet'}{gap}\nreport {batch / 'report.html'}")
 
