@@ -110,7 +110,9 @@ def test_intervals_are_drawn_as_given():
         columns=["measure", "case", "noise", "noise_rate", "mean", "low", "high"],
     )
     panel = noise_figures.by_rate(numbers).axes[0]
-    bars = [path for bar in panel.containers for path in bar[2][0].get_segments() if not np.isnan(path).any()]
+    bars = [
+        path for bar in panel.containers for path in bar[2][0].get_segments() if len(path) and not np.isnan(path).any()
+    ]
     assert [bar[:, 1].tolist() for bar in bars] == [pytest.approx([0.4, 0.7])] * 2
 
 

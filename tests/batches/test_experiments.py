@@ -91,6 +91,7 @@ def test_every_experiment_of_the_issue_is_there():
     assert paper | {"contsup_table1", "fdg_table", "label_noise", "per_block_accuracy", "gradient_flow"} <= set(NAMES)
 
 
+@pytest.mark.slow
 def test_snakemake_would_run_every_cell_of_every_experiment(tmp_path):
     """One process for all: starting Snakemake takes longer than its dry runs."""
     code = (
