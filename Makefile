@@ -1,6 +1,12 @@
 # A fresh machine needs Python 3.11 or newer and make: every target prepares .venv first if it has to.
 PYTHON ?= python3
 BENCH_FLAGS ?=
+EXPERIMENT ?= label_noise
+JOBS ?= 1
+GPUS ?= 0
+BATCH ?=
+PROFILE ?=
+BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFILE))
 # A file at a time on each core; files, because the tests of one may share what took long to prepare.
 PARALLEL := -n auto --dist loadfile
 
@@ -10,11 +16,11 @@ DEMO := notebooks/02_per_block_accuracy.ipynb
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lab lint bench data clean
+.PHONY: help setup demo test test-all reproduce reproduce-status lab lint bench data clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
-		printf '  make %-8s %s\n' "$$name" "$$text"; done
+		printf '  make %-16s %s\n' "$$name" "$$text"; done
 
 setup: $(READY)  ## make .venv with everything in it (PYTHON=python3.12 to choose the interpreter)
 
@@ -38,6 +44,14 @@ test-all: $(READY)  ## run the tests, and those that kill the pipeline's process
 	$(BIN)/python -m pytest $(PARALLEL)
 	KIT_FAULTS=1 $(BIN)/python -m pytest -m faults
 
+# Killed in whatever way, the same command resumes. BATCH=FOLDER for another than runs/batches/EXPERIMENT, GPUS=2 to share
+# out this machine's, PROFILE=workflow/profiles/slurm for a cluster.
+reproduce: $(READY)  ## run what is missing of a batch and write its report (EXPERIMENT=label_noise JOBS=2)
+	$(BIN)/python -m workflow.batch run $(EXPERIMENT) --jobs $(JOBS) --gpus $(GPUS) $(BATCH_FLAGS)
+
+reproduce-status: $(READY)  ## say how many cells of a batch are done, running, failed and left, and the time expected
+	$(BIN)/python -m workflow.batch status $(EXPERIMENT) $(BATCH_FLAGS)
+
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
 lab: $(READY)  ## open JupyterLab on the notebooks
 	$(BIN)/python -m kit.tune $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)"
@@ -45,7 +59,7 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 lint: $(READY)  ## check style, and that notebooks are stored without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb
+	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb workflow/*.ipynb
 
 bench: $(READY)  ## run every benchmark (BENCH_FLAGS=--quick for a short look)
 	@set -e; for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script $(BENCH_FLAGS); done

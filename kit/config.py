@@ -51,6 +51,9 @@ class RunConfig:
     noise_rate: float = 0.0
     """Probability, in [0, 1], that the noise touches a label."""
 
+    noisy_val: bool = False
+    """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
+
     backbone: str = "vgg-paper"
     """Name of a model: one of the kit's, or a torchvision classifier."""
 

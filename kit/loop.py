@@ -46,7 +46,7 @@ class Fit:
         self.whole = net if whole is None else whole
         self.device = next(self.whole.parameters()).device
         self.identity = config.identity()
-        self.history = History(self.identity)
+        self.history = History(self.identity, noise=loaded.realised_noise())
         self.epoch, self.batch = 0, 0
         self.sums: list[dict[str, Tensor]] = [{} for _ in net]
         self.best = -1.0

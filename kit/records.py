@@ -30,6 +30,8 @@ class History:
     versions: dict = field(default_factory=lambda: versions())
     rows: list[tuple] = field(default_factory=list)
     cost_rows: list[tuple] = field(default_factory=list)
+    noise: dict = field(default_factory=dict)
+    """Split → share of its labels that noise really changed, for splits with noise."""
 
     @property
     def table(self) -> pd.DataFrame:
@@ -71,13 +73,14 @@ class History:
         return pd.DataFrame(rows, columns=["block", "epoch", "val", "test"])
 
     def save(self, folder: str | Path) -> None:
-        """Write `history.parquet`, `costs.parquet` and `config.json` (settings and versions) into `folder`."""
+        """Write `history.parquet`, `costs.parquet` and `config.json` (settings, versions, noise) into `folder`."""
         folder = Path(folder)
         for name, table in (("history", self.table), ("costs", self.costs)):
             with atomic(folder / f"{name}.parquet") as path:
                 table.to_parquet(path, index=False)
         with atomic(folder / "config.json") as path:
-            path.write_text(json.dumps({"config": self.config, "versions": self.versions}, indent=2) + "\n")
+            head = {"config": self.config, "versions": self.versions, "noise_realised": self.noise}
+            path.write_text(json.dumps(head, indent=2) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> History:
@@ -88,7 +91,7 @@ class History:
         head = json.loads((folder / "config.json").read_text())
         tables = [pd.read_parquet(folder / f"{name}.parquet") for name in ("history", "costs")]
         rows, costs = [list(table.itertuples(index=False, name=None)) for table in tables]
-        return cls(head["config"], head["versions"], rows, costs)
+        return cls(head["config"], head["versions"], rows, costs, head.get("noise_realised", {}))
 
 
 def versions() -> dict[str, str]:

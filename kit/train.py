@@ -39,6 +39,7 @@ def load_data(config: RunConfig) -> data.Data:
         seed=config.data_seed,
         noise=config.noise,
         noise_rate=config.noise_rate,
+        noisy_val=config.noisy_val,
         image_size=config.image_size,
     ).seen_as(*config.views or ())
 

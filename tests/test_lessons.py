@@ -71,6 +71,17 @@ def test_adaptive_inference(tmp_path):
 
 
 def test_every_lesson_has_its_solutions():
-    for name in ("01_gradient_flow", "explore_embeddings"):
+    for name in ("01_gradient_flow", "06_local_losses_and_context", "explore_embeddings"):
         assert f"solutions/{name}.ipynb" in (NOTEBOOKS / f"{name}.ipynb").read_text()
         assert os.path.exists(NOTEBOOKS / f"solutions/{name}.ipynb")
+
+
+@pytest.mark.slow
+def test_local_losses_and_context_and_its_solutions(tmp_path):
+    out = run_notebook(
+        NOTEBOOKS / "06_local_losses_and_context.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
+    )
+    assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
+    assert {"history", "by_block", "sting"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+    given = {"output": tmp_path / "solved", "quick": True}
+    run_notebook(NOTEBOOKS / "solutions/06_local_losses_and_context.ipynb", tmp_path / "solved.ipynb", given)

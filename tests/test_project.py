@@ -23,7 +23,7 @@ MODULES = {
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["setup", "demo", "test", "lab", "lint", "bench", "data"]
+TARGETS = ["setup", "demo", "test", "reproduce", "lab", "lint", "bench", "data"]
 
 
 # The rooms of DESIGN.md and what each may import besides itself; the foundations are open to all.

@@ -70,6 +70,18 @@ def test_the_record_on_disk_is_the_record(tmp_path):
     assert not list(tmp_path.glob(".*.pt")), "a temporary file was left behind"
 
 
+def test_noise_is_the_same_for_every_method_and_seed_and_its_realised_rate_is_recorded(tmp_path):
+    noise = {"noise": "symmetric", "noise_rate": 0.4, "noisy_val": True, "epochs": 1}
+    history = kit.run(config(tmp_path, **noise))
+    first = load_data(config(**noise))
+    for change in ({"seed": 5}, {"method": "bp", "options": {}}, {"num_blocks": 1}):
+        again = load_data(config(**noise | change))
+        assert torch.equal(again.train.labels, first.train.labels) and torch.equal(again.train.noisy, first.train.noisy)
+    assert history.noise == {"train": first.train.noisy.double().mean(), "val": first.val.noisy.double().mean()}
+    assert kit.History.load(tmp_path).noise == history.noise
+    assert kit.run(config(epochs=1)).noise == {}
+
+
 def test_a_finished_run_is_not_run_again(tmp_path):
     first = kit.run(config(tmp_path))
     before = (tmp_path / checkpoints.LATEST).stat().st_mtime_ns

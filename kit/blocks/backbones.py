@@ -13,7 +13,7 @@ from kit.blocks.costs import on_meta
 from kit.errors import unknown
 
 BACKBONES = {
-    "vgg-paper": "DeInfoReg's VGG: nine 3×3 convolutions in four groups, block1 … block4; takes width",
+    "vgg-paper": "DeInfoReg's VGG: nine 3×3 convolutions in four groups, block1 … block4; takes width, groups",
     "mlp": "flatten and `depth` hidden linear layers, layer1 … layerN; takes width",
     "resnet20": "CIFAR ResNet of He et al. with 20 layers in three stages; takes width",
     "resnet32": "CIFAR ResNet of He et al. with 32 layers in three stages; takes width",
@@ -60,8 +60,8 @@ def backbone(
 
     `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width`
     multiplies the channels of vgg-paper, mlp and the CIFAR networks, and is passed as `width_mult` to those of
-    torchvision that know it (mobilenet_v2, mobilenet_v3_*). `options` go to the builder: `depth`, `hidden`,
-    `activation`, `norm`, `residual`, `init` for mlp (see `mlp`); for torchvision's what its own builders take.
+    torchvision that know it (mobilenet_v2, mobilenet_v3_*). `options` go to the builder: for vgg-paper `groups`, for
+    mlp `depth`, `hidden`, `activation`, `norm`, `residual`, `init` (see `mlp`); for torchvision's what its own take.
     The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
 
     Raises ValueError for an unknown name or option, a number out of range, a width the backbone does not take, and
@@ -121,10 +121,15 @@ def _builders() -> dict[str, Callable[..., nn.Module]]:
     return own | builders
 
 
-def _vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int) -> nn.Sequential:
-    """[128,128,128,256,M] [256,512,M] [512,512,M] [512,M]; M rounds odd sizes up, so that 28 and 8 pixels work."""
+def _vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int, groups: int = 4) -> nn.Sequential:
+    """[128,128,128,256,M] [256,512,M] [512,512,M] [512,M]; M rounds odd sizes up, so that 28 and 8 pixels work.
+
+    `groups` keeps the first so many: the shallow network that a block's exit is to be compared with.
+    """
     layers, channels = OrderedDict(), in_channels
-    for number, group in enumerate([(128, 128, 128, 256), (256, 512), (512, 512), (512,)], start=1):
+    if groups not in range(1, 5):
+        raise ValueError(f"groups={groups!r}, but vgg-paper has 4 groups of layers; keep the first 1 to 4")
+    for number, group in enumerate([(128, 128, 128, 256), (256, 512), (512, 512), (512,)][:groups], start=1):
         block = []
         for planned in group:
             out = max(1, round(planned * width))

@@ -22,7 +22,7 @@ class Split:
     images: Tensor | ImageFiles
     """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images."""
     labels: Tensor
-    """int64 (N,) in 0..C-1; of the training split, with the noise asked for."""
+    """int64 (N,) in 0..C-1; of the training split, and of the validation split if asked, with noise."""
     noisy: Tensor | None = None
     """bool (N,), True where noise really changed the label; None where no noise was asked for."""
     clean_labels: Tensor | None = None
@@ -49,7 +49,8 @@ class Data:
     name: str
     train: Split
     val: Split
-    """Cut from the training images, labels always clean: choose the best epoch or block on it, never on `test`."""
+    """Cut from the training images, labels clean unless noise was asked for: choose the best epoch or block on it,
+    never on `test`."""
     test: Split
     shape: tuple[int, int, int]
     """(C, H, W) of one image."""
@@ -94,6 +95,11 @@ class Data:
         sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
         shape = "x".join(map(str, self.shape))
         return f"Data({self.name}: {sizes}; {shape}, {self.num_classes} classes, augmentation {self.augmentation!r})"
+
+    def realised_noise(self) -> dict[str, float]:
+        """Return the share of labels that noise really changed, in [0, 1], by split; of splits with noise only."""
+        noisy = {name: split.noisy for name, split in self._splits().items() if split.noisy is not None}
+        return {name: mask.double().mean().item() for name, mask in noisy.items()}
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the dataset with the tensors of its splits on `device`; images that are not in memory stay files."""

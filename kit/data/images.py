@@ -1,6 +1,7 @@
 """`load_data`: a named dataset, cut into splits, with the label noise asked for."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from kit.data.folders import ImageFiles, load_images
 from kit.data.noise import check_labels, corrupt
 from kit.data.readers import READERS, Raw
 from kit.errors import unknown
-from kit.seeds import generator
+from kit.seeds import derive, generator
 
 DATASETS = {  # name -> the augmentation used unless another is named
     "digits": "none",
@@ -37,6 +38,7 @@ def load_data(
     seed: int = 0,
     noise: str = "none",
     noise_rate: float = 0.0,
+    noisy_val: bool = False,
     image_size: int | None = None,
     download: bool = False,
     num_workers: int | None = None,
@@ -46,8 +48,9 @@ def load_data(
     The test split is the published one ("digits", which has none: a fixed fifth) and is never cut, limited or noisy.
     From the training images `limit` are drawn, balanced over the classes (None: all); of these the share
     `val_fraction`, stratified by class, becomes the validation split and the rest the training split. `noise`, a kind
-    of NOISE, then changes training labels at `noise_rate`, a fraction (see `corrupt`). `seed` draws the subset, the
-    validation split and the noise; the seed of a training run is another one, so runs may share one dataset.
+    of NOISE, then changes training labels at `noise_rate`, a fraction (see `corrupt`); with `noisy_val` those of the
+    validation split too, as for a user who has no clean ones. `seed` draws the subset, the validation split and the
+    noise; the seed of a training run is another one, so runs may share one dataset.
 
     `image_size` resizes images to that many pixels square, bilinear with antialiasing (imagenet: the size of its crops,
     224 unless given). `download=True` lets torchvision fetch what is missing. `num_workers` processes decode imagenet
@@ -66,13 +69,13 @@ def load_data(
     check_labels(raw.train_labels, len(raw.classes), f"{name}, training labels")
     check_labels(raw.test_labels, len(raw.classes), f"{name}, test labels")
     train, val = _cut(name, raw, val_fraction, limit, seed)
-    noisy, mask = corrupt(train.labels, len(raw.classes), noise, noise_rate, seed)
     images = [_ready(name, part, image_size) for part in (train.images, val.images, raw.test_images)]
+    train, val = replace(train, images=images[0]), replace(val, images=images[1])
     mean, std = _statistics(images[0])
     return Data(
         name=name,
-        train=Split(images[0], noisy, None if noise == "none" else mask, train.labels),
-        val=Split(images[1], val.labels),
+        train=_with_noise(train, len(raw.classes), noise, noise_rate, seed),
+        val=_with_noise(val, len(raw.classes), noise, noise_rate, derive(seed, "validation")) if noisy_val else val,
         test=Split(images[2], raw.test_labels),
         shape=tuple(images[0].shape[1:]) if isinstance(images[0], Tensor) else (3, images[0].size, images[0].size),
         classes=raw.classes,
@@ -102,6 +105,12 @@ def _cut(name: str, raw: Raw, val_fraction: float, limit: int | None, seed: int)
         raise ValueError(f"val_fraction={val_fraction:g} leaves no {empty} image of {len(keep)}; {way} it")
     val, train = draw(labels[keep], count, generator(seed, "validation"), proportional=True)
     return tuple(Split(_select(raw.train_images, rows), labels[rows]) for rows in (keep[train], keep[val]))
+
+
+def _with_noise(split: Split, num_classes: int, kind: str, rate: float, seed: int) -> Split:
+    """Return the split with the noise asked for, and the mask of the labels that changed."""
+    noisy, mask = corrupt(split.labels, num_classes, kind, rate, seed, split.images)
+    return split if kind == "none" else Split(split.images, noisy, mask, split.labels)
 
 
 def _select(images: Tensor | ImageFiles, rows: Tensor) -> Tensor | ImageFiles:

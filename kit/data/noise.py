@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kit.data.difficulty import difficulty, flip_probability
 from kit.errors import unknown
 from kit.seeds import generator
 
@@ -11,18 +12,22 @@ NOISE = {
     "symmetric": "with probability rate, a class drawn uniformly from all C; the true one may come back",
     "symmetric-exclusive": "with probability rate, a class drawn uniformly from the C-1 others",
     "asymmetric": "with probability rate, the next class: c becomes c+1 mod C",
+    "instance": "the class an image resembles most of the others; the harder the image, the likelier, rate on average",
 }
 
 
-def corrupt(labels: Tensor, num_classes: int, kind: str, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+def corrupt(
+    labels: Tensor, num_classes: int, kind: str, rate: float, seed: int, images: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return noisy labels, (N,) int64, and a mask, (N,) bool, of those that differ from `labels`, (N,) in 0..C-1.
 
     `rate` is the probability, a fraction in [0, 1], that a label is touched. The expected share really changed is
     `rate * (1 - 1/C)` for "symmetric" and `rate` for the other kinds (`NOISE` describes each). At one seed, the labels
-    touched at a low rate are among those touched at a higher one. The input is left alone.
+    touched at a low rate are among those touched at a higher one. The input is left alone. "instance" takes `images`,
+    uint8 (N, C, H, W), to see which are hard (`kit.data.difficulty`); the other kinds do without.
 
     Raises ValueError for an unknown kind, a rate outside [0, 1], "none" with a rate above 0, fewer than two classes,
-    or a label outside 0..C-1.
+    a label outside 0..C-1, or "instance" without images in memory.
     """
     check_noise(kind, rate)
     check_labels(labels, num_classes)
@@ -32,13 +37,19 @@ def corrupt(labels: Tensor, num_classes: int, kind: str, rate: float, seed: int)
         raise ValueError(f"noise={kind!r} needs at least 2 classes to confuse, but num_classes={num_classes}")
 
     rng = generator(seed, "noise")
-    touched = torch.rand(len(labels), generator=rng) < rate
+    luck = torch.rand(len(labels), generator=rng)
+    touched = luck < rate
     if kind == "symmetric":
         drawn = torch.randint(num_classes, labels.shape, generator=rng)
     elif kind == "symmetric-exclusive":
         drawn = (labels + torch.randint(1, num_classes, labels.shape, generator=rng)) % num_classes
-    else:
+    elif kind == "asymmetric":
         drawn = (labels + 1) % num_classes
+    else:
+        if not isinstance(images, Tensor):
+            raise ValueError("noise='instance' compares images in memory, and these stay in files: choose another kind")
+        hardness, drawn = difficulty(images, labels, num_classes)
+        touched = luck < flip_probability(hardness, rate)
     noisy = torch.where(touched, drawn, labels)
     return noisy, noisy != labels
 

@@ -179,6 +179,7 @@ def test_probing_the_size_leaves_no_trace():
         ({"name": "mlp", "activation": "rellu"}, "unknown activation 'rellu': did you mean 'relu'"),
         ({"name": "mlp", "norm": "group"}, "unknown norm 'group'"),
         ({"name": "mlp", "init": "xavir"}, "unknown init 'xavir': did you mean 'xavier'"),
+        ({"name": "vgg-paper", "groups": 5}, "groups=5, but vgg-paper has 4 groups of layers; keep the first 1 to 4"),
         ({"name": "mlp", "deep": 3}, "backbone 'mlp' does not take the options {'deep': 3}"),
         ({"name": "alexnet", "image_size": 64, "nonsense": 3}, "backbone 'alexnet' does not take the options"),
         ({"name": "resnet18", "width": 0.5}, "width=0.5, but resnet18 comes in one width; these take one: vgg-paper"),

@@ -87,6 +87,19 @@ def test_noise_touches_training_labels_only(digits):
     assert torch.equal(data.val.labels, digits.val.labels) and data.val.noisy is None
 
 
+@pytest.mark.parametrize("kind", ["symmetric", "instance"])
+def test_validation_labels_are_clean_or_noisy_as_asked(digits, kind):
+    clean = load_data("digits", noise=kind, noise_rate=0.4)
+    noisy = load_data("digits", noise=kind, noise_rate=0.4, noisy_val=True)
+    assert torch.equal(noisy.train.labels, clean.train.labels), "the training noise does not depend on noisy_val"
+    assert torch.equal(noisy.val.clean_labels, digits.val.labels)
+    assert torch.equal(noisy.val.noisy, noisy.val.labels != digits.val.labels) and noisy.val.noisy.any()
+    assert torch.equal(noisy.test.labels, digits.test.labels) and noisy.test.noisy is None
+    shares = noisy.realised_noise()
+    assert shares == {"train": noisy.train.noisy.double().mean(), "val": noisy.val.noisy.double().mean()}
+    assert clean.realised_noise() == {"train": shares["train"]} and digits.realised_noise() == {}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,18 +4,21 @@ import pytest
 import torch
 
 from kit.data import NOISE, corrupt
+from kit.data.difficulty import difficulty, flip_probability
 
 torch.set_num_threads(1)
 N, C = 20_000, 10
 LABELS = torch.arange(N) % C
+IMAGES = torch.randint(256, (N, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.6])
 @pytest.mark.parametrize(
-    ("kind", "share"), [("symmetric", 1 - 1 / C), ("symmetric-exclusive", 1.0), ("asymmetric", 1.0)]
+    ("kind", "share"),
+    [("symmetric", 1 - 1 / C), ("symmetric-exclusive", 1.0), ("asymmetric", 1.0), ("instance", 1.0)],
 )
 def test_the_share_really_changed_is_the_formula_within_three_standard_errors(kind, share, rate):
-    noisy, mask = corrupt(LABELS, C, kind, rate, seed=3)
+    noisy, mask = corrupt(LABELS, C, kind, rate, seed=3, images=IMAGES)
     expected = rate * share
     assert torch.equal(mask, noisy != LABELS)
     assert abs(mask.double().mean().item() - expected) < 3 * math.sqrt(expected * (1 - expected) / N)
@@ -47,9 +50,35 @@ def test_the_seed_fixes_the_noise_and_higher_rates_contain_lower_ones():
     assert torch.equal(LABELS, before)
 
 
+def test_hard_images_flip_more_and_to_the_class_they_resemble():
+    """Two classes, dark and light, and one image in four that lies with the other class: those flip first."""
+    images = torch.tensor([10, 12, 14, 190, 200, 202, 204, 20] * 500, dtype=torch.uint8).view(-1, 1, 1, 1)
+    labels = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1] * 500)
+    hardness, other = difficulty(images, labels, 3)
+    strange = torch.tensor([False, False, False, True, False, False, False, True] * 500)
+    assert hardness[strange].min() > hardness[~strange].max()
+    assert torch.equal(other, 1 - labels), "class 2 has no images, so nothing resembles it"
+    for rate in (0.1, 0.25, 0.5, 0.75, 0.9):
+        assert flip_probability(hardness, rate).mean() == pytest.approx(rate, abs=1e-3)
+    noisy, mask = corrupt(labels, 3, "instance", 0.25, seed=0, images=images)
+    assert mask[strange].double().mean() > 0.4 > 0.25 > mask[~strange].double().mean()
+    assert torch.equal(noisy[mask], 1 - labels[mask])
+    _, more = corrupt(labels, 3, "instance", 0.6, seed=0, images=images)
+    assert (more | ~mask).all()
+
+
+def test_an_image_is_not_compared_with_itself():
+    """Class 0 has 0 and 100: without itself the other is its class's mean, and class 1's 40 is nearer to both."""
+    images = torch.tensor([0, 100, 40, 40], dtype=torch.uint8).view(-1, 1, 1, 1)
+    hardness, _ = difficulty(images, torch.tensor([0, 0, 1, 1]), 2)
+    assert hardness[:2].min() > hardness[2:].max()
+    with_itself = (images.flatten() - 50.0).square() - (images.flatten() - 40.0).square()
+    assert with_itself[0] > 0 > with_itself[1], "compared with itself, image 100 would lie with its own class"
+
+
 @pytest.mark.parametrize("kind", NOISE)
 def test_rate_zero_changes_nothing(kind):
-    noisy, mask = corrupt(LABELS, C, kind, 0.0, seed=0)
+    noisy, mask = corrupt(LABELS, C, kind, 0.0, seed=0, images=IMAGES)
     assert torch.equal(noisy, LABELS) and not mask.any()
 
 
@@ -67,6 +96,13 @@ def test_rate_zero_changes_nothing(kind):
 def test_refusals(kind, rate, classes, message):
     with pytest.raises(ValueError, match=message):
         corrupt(LABELS, classes, kind, rate, seed=0)
+
+
+def test_instance_noise_needs_images_of_two_classes():
+    with pytest.raises(ValueError, match="compares images in memory, and these stay in files: choose another kind"):
+        corrupt(LABELS, C, "instance", 0.2, seed=0)
+    with pytest.raises(ValueError, match="needs images of at least 2 classes"):
+        corrupt(LABELS[:1], C, "instance", 0.2, seed=0, images=IMAGES[:1])
 
 
 def test_one_class_has_nothing_to_be_confused_with():

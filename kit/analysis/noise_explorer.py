@@ -1,0 +1,52 @@
+"""The noise explorer: how well each method answers, and whether it has learnt the mistakes, by rate, exit and epoch."""
+
+from __future__ import annotations
+
+import ipywidgets as w
+import pandas as pd
+
+from kit.analysis import noise_figures, widgets
+
+
+def noise_explorer(table: pd.DataFrame):
+    """Return the explorer of `table` (see `noise_figures.at_epoch`); headless, the figure at its first position."""
+    if widgets.headless():
+        return noise_figures.at_epoch(table, *NoiseExplorer.start(table))
+    return NoiseExplorer(table)
+
+
+class NoiseExplorer(widgets.Explorer):
+    """Choose a noise rate, an exit and an epoch."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.table, self.cache = table, {}
+        rate, exit_, epoch = self.start(table)
+        self.rate = w.SelectionSlider(options=sorted(table["noise_rate"].unique()), value=rate, description="rate")
+        self.exit = w.SelectionSlider(options=self.exits(table), value=exit_, description="exit")
+        self.epoch = w.SelectionSlider(options=self.epochs(table), value=epoch, description="epoch")
+        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+        super().__init__([self.rate, self.exit, self.epoch], [self.picture])
+        for control in self.controls:
+            control.observe(self.guarded(self.draw), "value")
+        self.guarded(self.draw)()
+
+    @staticmethod
+    def exits(table: pd.DataFrame) -> list[int]:
+        return sorted(int(block) for block in table["block"].unique())
+
+    @staticmethod
+    def epochs(table: pd.DataFrame) -> list[int]:
+        return sorted(int(epoch) for epoch in table["epoch"].unique())
+
+    @classmethod
+    def start(cls, table: pd.DataFrame) -> tuple[float, int, int]:
+        """Return the first position: the middle rate, the last exit and the last epoch."""
+        rates = sorted(table["noise_rate"].unique())
+        return rates[len(rates) // 2], cls.exits(table)[-1], cls.epochs(table)[-1]
+
+    def draw(self) -> None:
+        """Show the figure as the sliders say; pictures drawn before are shown again."""
+        key = (self.rate.value, self.exit.value, self.epoch.value)
+        if key not in self.cache:
+            self.cache[key] = widgets.png(noise_figures.at_epoch(self.table, *key))
+        self.picture.value = self.still = self.cache[key]

@@ -1,0 +1,299 @@
+"""`python -m workflow.batch run EXPERIMENT`: run what is missing of a batch, join and report. `status`: how far.
+
+A batch folder holds `code/` (the frozen copy that all its cells run), `cells/` (finished results), `work/` (checkpoints
+and logs), and the joined table and report. Locks are the operating system's: they end with the process that holds them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kit.files import atomic
+from kit.records import versions
+from workflow.experiment import ROOT, Experiment, read
+
+COPIED = ("kit", "notebooks", "workflow")
+
+
+def default_folder(experiment: str) -> Path:
+    return ROOT / "runs" / "batches" / Path(experiment).stem
+
+
+def freeze(experiment: Path, batch: Path) -> Path:
+    """Copy the code into the batch unless it is there; return the copy of the experiment file."""
+    code = batch / "code"
+    if not code.exists():
+        draft = Path(tempfile.mkdtemp(prefix=".code-", dir=batch))
+        unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".snakemake", "*.failed.ipynb")
+        for name in COPIED:
+            shutil.copytree(ROOT / name, draft / name, ignore=unwanted)
+        place = draft / "workflow" / "experiments"
+        shutil.copyfile(experiment, place / experiment.name)
+        if not (notebook := read(experiment).source).is_relative_to(ROOT):
+            shutil.copyfile(notebook, place / read(experiment).notebook)
+        about = {"experiment": experiment.stem, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "versions": versions()}
+        (draft / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
+        draft.chmod(0o755)
+        draft.rename(code)
+    frozen = code / "workflow" / "experiments" / experiment.name
+    if not frozen.exists():
+        other = json.loads((code / "frozen.json").read_text())["experiment"]
+        raise ValueError(f"{batch} holds a batch of {other!r}, not of {experiment.stem!r}: give another --batch folder")
+    if frozen.read_bytes() != experiment.read_bytes():
+        print(f"note: {experiment.name} has changed since this batch began; its cells stay those of {frozen}.")
+        print("      Measures and claims are read from the new file; for a new grid give another --batch folder.")
+    return frozen
+
+
+def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> int:
+    """Run Snakemake in this process, under the batch's lock; return its exit code."""
+    from snakemake.cli import main
+
+    command = ["--snakefile", str(batch / "code" / "workflow" / "Snakefile"), "--directory", str(batch)]
+    command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
+    command += ["--scheduler", "greedy", "--quiet", "rules", "host"]
+    command += ["--config", f"experiment={experiment}", f"root={arguments.root}"]
+    command += ["--resources", f"gpu={arguments.gpus}"] if arguments.gpus else []
+    if arguments.profile:
+        command += ["--workflow-profile", arguments.profile, "--jobs", str(arguments.jobs)]
+    else:
+        command += ["--workflow-profile", "none", "--cores", str(arguments.jobs)]
+    try:
+        with FileLock(batch / ".lock", timeout=0):
+            main(command + (["--dry-run"] if arguments.dry_run else []))
+    except Timeout:
+        raise ValueError(
+            f"another process is running the batch in {batch}: wait for it, or give another --batch folder"
+        ) from None
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
+    """Run one cell's notebook and publish its result; one that is finished already is only published."""
+    from kit.notebook import run_notebook
+
+    work, cell = batch / "work" / name, experiment.cells()[name]
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(work / ".cell-lock"):  # an orphan of a killed scheduler may be at work: wait for it
+        if not (work / "done.json").exists() or not readable(work / experiment.table):
+            _note(batch, name, "start")
+            begin = time.time()
+            try:
+                with _gpu(gpus):
+                    run_notebook(experiment.source, work / "notebook.ipynb", cell["parameters"] | {"output": str(work)})
+                if not readable(work / experiment.table):
+                    raise ValueError(f"{experiment.notebook} wrote no readable {experiment.table} into {work}")
+            except BaseException as error:
+                _note(batch, name, "failed", error=f"{error}"[:500])
+                raise
+            _note(batch, name, "done", seconds=round(time.time() - begin, 1))
+            with atomic(work / "done.json") as draft:
+                draft.write_text(json.dumps({"seconds": round(time.time() - begin, 1)}))
+        for source, target in (
+            (work / "notebook.ipynb", "notebook.ipynb"),
+            (work / experiment.table, "result.parquet"),
+        ):
+            with atomic(batch / "cells" / name / target) as draft:
+                shutil.copyfile(source, draft)
+
+
+def readable(path: Path) -> bool:
+    """Say whether `path` is a whole Parquet file."""
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_table(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _note(batch: Path, cell: str, event: str, **more: object) -> None:
+    """Append a line to the batch's diary; short lines appended by several processes do not mix."""
+    line = json.dumps({"time": round(time.time(), 1), "cell": cell, "event": event} | more) + "\n"
+    handle = os.open(batch / "diary.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    with os.fdopen(handle, "w") as diary:
+        diary.write(line)
+
+
+@contextlib.contextmanager
+def _gpu(count: int) -> Iterator[None]:
+    """Hold one of this machine's `count` GPUs and show only it to the notebook; 0 leaves the environment alone."""
+    if not count or "SLURM_JOB_ID" in os.environ:  # Slurm has chosen already
+        yield
+        return
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+    locks = {
+        name: FileLock(Path(tempfile.gettempdir(), f"kit-gpu-{os.getuid()}-{name}.lock")) for name in shown.split(",")
+    }
+    while True:
+        for name, lock in locks.items():
+            with contextlib.suppress(Timeout), lock.acquire(timeout=0):
+                os.environ["CUDA_VISIBLE_DEVICES"] = name
+                yield
+                return
+        time.sleep(1)
+
+
+def set_damaged_aside(experiment: Experiment, batch: Path) -> None:
+    """Rename results that cannot be read, so that their cells run again."""
+    for name in experiment.cells():
+        path = batch / "cells" / name / "result.parquet"
+        if path.exists() and not readable(path):
+            path.rename(path.with_suffix(".parquet.damaged"))
+            print(f"{path} cannot be read: it was set aside, and cell {name} runs again")
+
+
+def running(batch: Path, name: str) -> bool:
+    """Say whether a process holds the cell's lock."""
+    lock = batch / "work" / name / ".cell-lock"
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def status(experiment: Experiment, batch: Path) -> dict[str, list[str]]:
+    """Return the cells that are done, running, failed and left."""
+    found: dict[str, list[str]] = {"done": [], "running": [], "failed": [], "left": []}
+    for name in experiment.cells():
+        if (batch / "cells" / name / "result.parquet").exists():
+            found["done"].append(name)
+        elif running(batch, name):
+            found["running"].append(name)
+        elif (batch / "work" / name / "notebook.failed.ipynb").exists():
+            found["failed"].append(name)
+        else:
+            found["left"].append(name)
+    return found
+
+
+def print_status(experiment: Experiment, batch: Path) -> None:
+    found = status(experiment, batch)
+    print(f"{experiment.name} in {batch}: " + ", ".join(f"{len(cells)} {kind}" for kind, cells in found.items()))
+    for name in found["failed"]:
+        print(f"  failed: {name}: see {batch / 'work' / name / 'notebook.failed.ipynb'}")
+    seconds = [json.loads(p.read_text())["seconds"] for p in (batch / "work").glob("*/done.json")]
+    each = sum(seconds) / len(seconds) if seconds else 60 * experiment.minutes
+    jobs = max(1, len(found["running"]))
+    left = each * (len(found["left"]) + len(found["failed"]) + len(found["running"]) / 2) / jobs
+    basis = f"measured on {len(seconds)}" if seconds else "the experiment file's guess"
+    print(f"expected: {left / 60:.0f} more minutes, {jobs} at a time ({each:.0f} s a cell, {basis})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Freeze the code, run the missing cells, join and report; return 0 if every cell is there."""
+    from workflow import results
+
+    experiment = read(arguments.experiment)
+    path = _path(arguments.experiment)
+    batch = arguments.batch.resolve()
+    batch.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(batch / ".freeze-lock", timeout=60):
+            frozen = freeze(path, batch)
+    except Timeout:
+        raise ValueError(f"another process is preparing {batch}: wait for it") from None
+    begun = read(frozen)
+    if not running_batch(batch):
+        set_damaged_aside(begun, batch)
+    options = ["--batch", str(batch), "--root", str(ROOT), "--jobs", str(arguments.jobs), "--gpus", str(arguments.gpus)]
+    options += ["--profile", str(Path(arguments.profile).resolve())] if arguments.profile else []
+    options += ["--dry-run"] if arguments.dry_run else []
+    # Git must not take the frozen copy for the checkout around it; the copy's revision is in frozen.json.
+    environment = os.environ | {"PYTHONPATH": str(batch / "code"), "GIT_CEILING_DIRECTORIES": str(batch)}
+    command = [sys.executable, "-m", "workflow.batch", "schedule", str(frozen), *options]
+    code = subprocess.call(command, env=environment, cwd=batch / "code")
+    if arguments.dry_run or code == 2:
+        return code
+    print_status(begun, batch)
+    results.report(experiment, begun, batch)
+    return 0 if len(status(begun, batch)["done"]) == len(begun.cells()) else 1
+
+
+def running_batch(batch: Path) -> bool:
+    """Say whether a scheduler is at work in this folder."""
+    try:
+        with FileLock(batch / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _path(experiment: str) -> Path:
+    return (
+        Path(experiment) if experiment.endswith(".yaml") else ROOT / "workflow" / "experiments" / f"{experiment}.yaml"
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m workflow.batch", description="Run a batch of notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("run", "schedule", "status", "report", "cell"):
+        command = commands.add_parser(name)
+        command.add_argument("experiment", help="a name in workflow/experiments, or a .yaml file")
+        command.add_argument("--batch", type=Path, help="folder of the batch; default runs/batches/EXPERIMENT")
+        command.add_argument("--root", type=Path, default=ROOT, help="folder that notebooks run in")
+        command.add_argument("--gpus", type=int, default=0, help="GPUs of this machine to use")
+        if name == "cell":
+            command.add_argument("cell")
+        command.add_argument("--jobs", type=int, default=1, help="cells at a time")
+        command.add_argument("--profile", default="", help="a Snakemake profile, such as workflow/profiles/slurm")
+        command.add_argument("--dry-run", action="store_true", help="only say what would run")
+    given = parser.parse_args(arguments)
+    given.batch = given.batch or default_folder(given.experiment)
+    try:
+        return _do(given)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _do(given: argparse.Namespace) -> int:
+    if given.command == "run":
+        return run(given)
+    if given.command == "schedule":
+        return schedule(Path(given.experiment), given.batch, given)
+    if given.command == "cell":
+        from kit.notebook import NotebookFailed
+
+        experiment, batch = read(given.experiment), given.batch.resolve()
+        os.chdir(given.root)
+        try:
+            run_cell(experiment, given.cell, batch, given.gpus)
+        except NotebookFailed as error:
+            print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+            return 1
+        return 0
+    experiment, batch = read(given.experiment), given.batch.resolve()
+    frozen = batch / "code" / "workflow" / "experiments" / _path(given.experiment).name
+    begun = read(frozen) if frozen.exists() else experiment
+    if given.command == "status":
+        print_status(begun, batch)
+    else:
+        from workflow import results
+
+        results.report(experiment, begun, batch)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

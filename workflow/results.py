@@ -1,0 +1,245 @@
+"""From the cells' tables to one tidy table, statistics over seeds, verdicts and the paper's figures beside ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kit.errors import unknown
+from kit.files import atomic
+from workflow.experiment import ROOT, Experiment
+
+CONFIDENCE = 0.95
+MEASURE_KEYS = ("metric", "split", "exit", "epoch", "where", "less", "error", "scale")
+VERDICTS = ("holds", "does not hold", "not decided at this n")
+
+
+def join(experiment: Experiment, batch: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return one tidy table of all results, with columns case, seed and the grid's parameters, and the cells missing.
+
+    A result that cannot be read counts as missing; nothing is made up for it.
+    """
+    parts, missing = [], []
+    for name, cell in experiment.cells().items():
+        path = batch / "cells" / name / "result.parquet"
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, ValueError):
+            missing.append(name)
+            continue
+        about = {"case": cell["case"], **cell["point"], "seed": cell["seed"]}
+        parts.append(table.assign(**{key: _plain(value) for key, value in about.items()}))
+    if not parts:
+        return pd.DataFrame(), missing
+    table = pd.concat(parts, ignore_index=True)
+    return table[[*_keys(experiment), "seed", *[c for c in table if c not in {*_keys(experiment), "seed"}]]], missing
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float) else str(value)
+
+
+def _keys(experiment: Experiment) -> list[str]:
+    """Return the columns that tell cells of one seed apart."""
+    return ["case", *dict.fromkeys(key for entry in experiment.grid for key in entry if key != "cases")]
+
+
+def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return one number per cell, column `value`, read from the joined `table` as the measure `name` says.
+
+    Keys of a measure: `metric` and `split` (default accuracy and test); `exit`: `last`, a number, `chosen` (the best on
+    validation at that epoch) or `all`; `epoch`: `last`, `chosen` (the best on validation, with its exit if that is
+    chosen too) or `best` (the highest on the split itself: to describe a curve, not to choose by);
+    `where: {column: value}` reads those rows only; `less: {parameter: value}` gives the value of the same case and seed
+    there, less this one; `error: true` gives 100 · (1 − value), `scale` multiplies.
+    """
+    spec = experiment.measures[name]
+    for key in spec:
+        if key not in MEASURE_KEYS:
+            raise unknown(f"key of measure {name!r}:", key, MEASURE_KEYS)
+    keys = [*_keys(experiment), "seed"]
+    rows = table[table["metric"] == spec.get("metric", "accuracy")]
+    for column, value in spec.get("where", {}).items():
+        rows = rows[rows[column] == value]
+    values = rows[rows["split"] == spec.get("split", "test")] if "split" in rows else rows
+    if values.empty:
+        return pd.DataFrame(columns=[*keys, "value"])
+    chosen = values.groupby(keys, sort=False, dropna=False, group_keys=False)
+    picked = [
+        _pick(group, rows[(rows[keys] == group[keys].iloc[0]).all(axis=1) & (rows["split"] == "val")], spec)
+        for _, group in chosen
+    ]
+    found = pd.concat(picked, ignore_index=True)[[*keys, "value"]]
+    if "less" in spec:
+        found = _less(found, spec["less"])
+    value = 100 * (1 - found["value"]) if spec.get("error") else found["value"]
+    return found.assign(value=value * spec.get("scale", 1))
+
+
+def _pick(own: pd.DataFrame, val: pd.DataFrame, spec: Mapping) -> pd.DataFrame:
+    """Return the row of one cell that the measure reads: exit and epoch, chosen on validation where so said."""
+    exit_, epoch = spec.get("exit", "last"), spec.get("epoch", "last")
+    if exit_ not in ("chosen", "all"):
+        number = own["block"].max() if exit_ == "last" else exit_
+        own, val = own[own["block"] == number], val[val["block"] == number]
+    if epoch == "last":
+        own, val = own[own["epoch"] == own["epoch"].max()], val[val["epoch"] == val["epoch"].max()]
+    if epoch == "best":
+        return own.loc[[own["value"].idxmax()]]
+    if "chosen" in (exit_, epoch):
+        best = val.loc[val["value"].idxmax()]
+        own = own[(own["block"] == best["block"]) & (own["epoch"] == best["epoch"])]
+    return own
+
+
+def _less(found: pd.DataFrame, where: Mapping) -> pd.DataFrame:
+    reference = found[(found[list(where)] == pd.Series(where)).all(axis=1)].set_index(["case", "seed"])["value"]
+    pairs = pd.MultiIndex.from_frame(found[["case", "seed"]])
+    found = found.assign(value=reference.reindex(pairs).to_numpy() - found["value"].to_numpy())
+    return found[~(found[list(where)] == pd.Series(where)).all(axis=1)].dropna(subset="value")
+
+
+def summary(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, standard deviation, n and 95 % confidence interval over seeds of every measure at every point.
+
+    `of` is the number of seeds asked for: where n is smaller, cells are missing and the numbers are of those there.
+    The interval is Student's t; with one seed there is none.
+    """
+    from scipy import stats
+
+    rows = []
+    for measure in experiment.measures:
+        found = measured(experiment, table, measure)
+        for key, values in found.groupby(_keys(experiment), sort=False, dropna=False)["value"]:
+            n, mean = len(values), values.mean()
+            spread = values.std() if n > 1 else np.nan
+            half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
+            point = dict(zip(_keys(experiment), key, strict=True))
+            numbers = {"mean": mean, "std": spread, "n": n, "low": mean - half, "high": mean + half}
+            rows.append({"measure": measure, **point, **numbers, "of": len(experiment.seeds)})
+    return pd.DataFrame(rows)
+
+
+def tests(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Return, for every claim at every grid point, the paired difference over seeds and its verdict.
+
+    Ours less theirs, paired by seed; Student's paired t-test (scipy), p-values corrected by Holm's method over all
+    rows (statsmodels). `holds` and `does not hold` (significantly the other way round): p < 0.05 after correction.
+    """
+    from scipy import stats
+    from statsmodels.stats.multitest import multipletests
+
+    keys, rows = [key for key in _keys(experiment) if key != "case"], []
+    for claim in experiment.claims:
+        found = measured(experiment, table, claim["measure"])
+        for name, value in claim.get("where", {}).items():
+            found = found[found[name].isin(value if isinstance(value, list) else [value])]
+        wide = found.pivot_table(index=[*keys, "seed"], columns="case", values="value")
+        if not {claim["ours"], claim["theirs"]} <= set(wide):
+            continue
+        difference = (wide[claim["ours"]] - wide[claim["theirs"]]).dropna()
+        for key, values in difference.groupby(level=keys, sort=False) if keys else [((), difference)]:
+            point = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
+            p = stats.ttest_1samp(values, 0).pvalue if len(values) > 1 and values.std() > 0 else np.nan
+            numbers = {"difference": values.mean(), "std": values.std(), "n": len(values), "p": p}
+            sign = -1 if claim.get("better", "higher") == "lower" else 1
+            rows.append({"claim": claim["text"], "measure": claim["measure"], **point, **numbers, "sign": sign})
+    if not rows:
+        return pd.DataFrame()
+    result = pd.DataFrame(rows)
+    decided = result["p"].notna()
+    result["p_holm"] = np.nan
+    if decided.any():
+        result.loc[decided, "p_holm"] = multipletests(result.loc[decided, "p"], method="holm")[1]
+    result["verdict"] = [_verdict(row.difference * row.sign, row.p_holm) for row in result.itertuples()]
+    return result.drop(columns="sign")
+
+
+def _verdict(difference: float, p: float) -> str:
+    if not p < 0.05:
+        return VERDICTS[2]
+    return VERDICTS[0] if difference > 0 else VERDICTS[1]
+
+
+def published(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Return every published figure that the experiment names: paper says, we measured, differs in.
+
+    A row of `paper_results.csv` belongs to the case whose `paper` columns it has; braces there stand for the cell's
+    parameters, as in `setting: "K={num_blocks}"`. A figure without a cell says so.
+    """
+    paper, rows = pd.read_csv(ROOT / "workflow" / "paper_results.csv"), []
+    numbers = summary(experiment, table) if len(table) else pd.DataFrame()
+    answered = _answers(experiment)
+    for entry in experiment.published:
+        wanted = paper[(paper["source"] == entry["source"]) & (paper["metric"] == entry["metric"])]
+        for key, value in entry.get("where", {}).items():
+            wanted = wanted[wanted[key].isin(value if isinstance(value, list) else [value])]
+        for figure in wanted.itertuples():
+            point = answered.get((figure.dataset, figure.backbone, figure.method, figure.setting))
+            ours = _ours(numbers, entry["measure"], point) if point else None
+            where = (figure.paper, figure.source, figure.dataset, figure.backbone, figure.method, figure.setting)
+            says = f"{figure.value:g}" + (f" ± {figure.std:g}" if figure.std == figure.std else "")
+            we = "not in the grid" if point is None else ours or "not run yet"
+            rows.append((*where, figure.metric, says, we, entry.get("differs", "nothing known")))
+    head = ["paper", "source", "dataset", "backbone", "method", "setting", "metric", "paper says", "we measured"]
+    return pd.DataFrame(rows, columns=[*head, "differs in"])
+
+
+def _answers(experiment: Experiment) -> dict[tuple, dict]:
+    """Return (dataset, backbone, method, setting) of the paper → the columns of the cells that answer it."""
+    found = {}
+    for cell in experiment.cells().values():
+        if paper := experiment.cases[cell["case"]].get("paper"):
+            filled = {key: str(value).format(**cell["parameters"]) for key, value in paper.items()}
+            key = tuple(filled.get(name, "") for name in ("dataset", "backbone", "method", "setting"))
+            found[key] = {"case": cell["case"], **{name: _plain(value) for name, value in cell["point"].items()}}
+    return found
+
+
+def _ours(numbers: pd.DataFrame, measure: str, point: Mapping) -> str | None:
+    if numbers.empty:
+        return None
+    rows = numbers[numbers["measure"] == measure]
+    for key, value in point.items():
+        rows = rows[rows[key] == value]
+    if rows.empty:
+        return None
+    row = rows.iloc[0]
+    return f"{row['mean']:.4g} ± {row['std']:.2g} (n={row['n']} of {row['of']})"
+
+
+def report(experiment: Experiment, begun: Experiment, batch: Path) -> None:
+    """Join what is there and write table.parquet, report.ipynb and report.html into the batch folder.
+
+    `begun` says which cells there are; measures, claims and figures are those of `experiment`.
+    """
+    from kit.notebook import run_notebook
+
+    table, missing = join(begun, batch)
+    if table.empty:
+        print("no cell has a result yet: no report")
+        return
+    with atomic(batch / "table.parquet") as draft:
+        table.to_parquet(draft, index=False)
+    with atomic(batch / "missing.json") as draft:
+        draft.write_text(json.dumps(missing, indent=2) + "\n")
+    given = {"experiment": str(Path(experiment.home, f"{experiment.name}.yaml")), "output": str(batch)}
+    with contextlib.chdir(ROOT):  # where the report finds `workflow`
+        run_notebook(ROOT / "workflow" / "report.ipynb", batch / "report.ipynb", given, html=True)
+    gap = f", {len(missing)} of {len(begun.cells())} cells missing" if missing else ""
+    print(f"table {batch / 'table.parquet'}{gap}\nreport {batch / 'report.html'}")
+
+
+def in_words(rows: pd.DataFrame) -> str:
+    """Return a claim's verdicts in a sentence: at how many points it holds, does not, and is not decided."""
+    counts = rows["verdict"].value_counts()
+    said = ", ".join(
+        f"{verdict} at {counts[verdict]} of {len(rows)} points" for verdict in VERDICTS if verdict in counts
+    )
+    smallest = rows["n"].min()
+    return f"{said} (n={smallest}{' or more' if rows['n'].max() > smallest else ''} seeds)."
