@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from kit import methods
-from kit.blocks import context, cuts, optim, precision
+from kit.blocks import context, cuts, grow, optim, precision
 from kit.blocks.backbones import BACKBONES, backbone_names
-from kit.data import AUGMENTATIONS, DATASETS
+from kit.data import AUGMENTATIONS, DATASETS, VIEWS
 from kit.data.noise import check_noise
 from kit.errors import unknown
 
@@ -78,6 +78,14 @@ class RunConfig:
 
     context: str = "none"
     """What blocks see beside their predecessor's output."""
+
+    grow: Mapping[str, object] | None = None
+    """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.blocks.grow.Growth`, such as
+    `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
+
+    views: tuple[str, ...] | None = None
+    """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image."""
 
     epochs: int = 10
     """Passes over the training images; with `stagewise`, for each block."""
@@ -155,6 +163,7 @@ class RunConfig:
         except RuntimeError as error:
             raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
         self._check_ranges()
+        self._check_growth()
 
     def _check_ranges(self) -> None:
         _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "a fraction between 0 and 1")
@@ -170,6 +179,31 @@ class RunConfig:
         for name in ("limit", "image_size", "checkpoint_steps"):
             value = getattr(self, name)
             _check(name, value, value is None or (isinstance(value, int) and value >= 1), "at least 1, or None")
+
+    def _check_growth(self) -> None:
+        views = self.views or ("image",)
+        for view in views:
+            if view not in VIEWS:
+                raise unknown("view", view, VIEWS)
+        if len(set(views)) < len(views):
+            raise ValueError(f"views={list(views)!r}, but every view is named once")
+        if self.growth is None:
+            return
+        if self.stagewise:
+            raise ValueError("grow with stagewise=True: blocks that train one after another come one by one anyway")
+        if methods.lookup(self.method).end_to_end:
+            raise ValueError(
+                f"grow={self.grow!r}, but a {self.method} net does not grow: one loss at its end trains it as a whole. "
+                "Choose a method that trains blocks by themselves, such as greedy or dgl"
+            )
+        for view in filter(None, self.growth.side):
+            if view not in views[1:]:
+                raise unknown("view of grow side:", view, views[1:])
+
+    @property
+    def growth(self) -> grow.Growth | None:
+        """`grow`, checked and with its defaults; None for a net that has all its blocks from the start."""
+        return None if self.grow is None else grow.parse(self.grow, self.num_blocks, self.epochs)
 
     @property
     def name(self) -> str:

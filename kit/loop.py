@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from kit import checkpoints, data
+from kit.blocks.block import Block
 from kit.blocks.net import Net
+from kit.checks import not_finite
 from kit.config import RunConfig
 from kit.progress import Progress
 from kit.records import History
 
 EVALUATION_BATCH = 512
+OnEpoch = Callable[[int, Net], None] | None
 
 
 @torch.no_grad()
@@ -33,37 +33,65 @@ def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
 class Fit:
     """One call of `fit`: the position in the run, the sums of the epoch, the record.
 
-    A rank of the pipeline is the same run over some of the blocks (`kit.pipeline.stage`): it replaces where signals
-    come from, what is gathered from other ranks, and where the state is kept.
+    A rank of the pipeline is the same run over some of the `whole` net's blocks (`kit.pipeline.stage`): it replaces
+    where signals come from, what is gathered from other ranks, and where the state is kept.
     """
 
     quiet = False
 
     def __init__(
-        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None
+        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: OnEpoch = None, whole: Net | None = None
     ):
         self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
-        self.device = next(net.parameters()).device
+        self.whole = net if whole is None else whole
+        self.device = next(self.whole.parameters()).device
         self.identity = config.identity()
         self.history = History(self.identity, noise=loaded.realised_noise())
         self.epoch, self.batch = 0, 0
         self.sums: list[dict[str, Tensor]] = [{} for _ in net]
         self.best = -1.0
         self.num_epochs, self.num_batches = config.epochs, loaded.num_batches("train", config.batch_size)
-        warmup = round(config.warmup_epochs * self.num_batches)
-        for block in net:
-            block.set_schedule(config.schedule, config.epochs * self.num_batches, warmup)
+        self._schedule(net)
+
+    def _schedule(self, blocks: Iterable[Block]) -> None:
+        """Let the learning rate of these blocks run from its top, from now to the end of the run."""
+        steps = (self.config.epochs - self.epoch) * self.num_batches
+        warmup = min(steps, round(self.config.warmup_epochs * self.num_batches))
+        for block in blocks:
+            block.set_schedule(self.config.schedule, steps, warmup)
 
     def run(self) -> History:
         self.resume()
         with Progress(self.config.method, self.num_epochs, self.num_batches, self.quiet) as progress:
             while self.epoch < self.num_epochs:
+                self._grow()
                 self._train_epoch(progress)
                 self._evaluate_epoch(progress)
                 if self.on_epoch:
                     self.on_epoch(self.epoch, self.net)
+                    self._take_in()
+                self._checkpoint()  # with what on_epoch did to the net
         self.save_record()
         return self.history
+
+    def _grow(self) -> None:
+        """Add the blocks that are due; this follows from the record alone, so a run that goes on grows alike."""
+        growth = self.config.growth
+        while growth and len(self.whole) < growth.num_blocks(self.history.last_exit("val")):
+            self.add_block()
+            if growth.freeze == "earlier":
+                self.whole.freeze(len(self.whole) - 1)
+        self._take_in()
+
+    def _take_in(self) -> None:
+        """Start the schedules of blocks that have joined."""
+        new = [block for block in self.net if block.scheduler is None]
+        self._schedule(new)
+        self.sums += [{} for _ in new]
+
+    def add_block(self) -> None:
+        """Let the whole net grow by the next block of its plan."""
+        self.whole.grow(self.config.growth and self.config.growth.view(len(self.whole)))
 
     def _train_epoch(self, progress: Progress) -> None:
         begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps
@@ -72,7 +100,7 @@ class Fit:
             self._add_terms()
             self.batch += 1
             progress.step(self.epoch, self.batch)
-            if every and self.batch % every == 0:
+            if every and self.batch % every == 0 and self.batch < self.num_batches:  # the end has its own
                 self._checkpoint()
         self._check_finite()
         seconds = time.perf_counter() - begin
@@ -110,12 +138,7 @@ class Fit:
         for block, sums in zip(self.net, self.sums, strict=True):
             for name, total in sums.items():
                 if not torch.isfinite(total):
-                    kept = f" The last good checkpoint is kept in {self.config.folder}." if self.config.folder else ""
-                    raise FloatingPointError(
-                        f"block {block.index + 1}: its loss term {name!r} became {total.item()} in epoch "
-                        f"{self.epoch + 1}, step {self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), "
-                        "warm-up or fp32"
-                    )
+                    raise not_finite(block.index, name, total.item(), self.config, self.epoch, self.batch)
 
     def _evaluate_epoch(self, progress: Progress) -> None:
         step = (self.epoch + 1) * self.num_batches
@@ -130,7 +153,6 @@ class Fit:
             if max(accuracy["val"]) > self.best:
                 self.save_best()
             self.best = max(self.best, *accuracy["val"])
-            self._checkpoint()
         self.save_record()
 
     def mean_terms(self) -> list[tuple[int, str, float]]:
@@ -169,11 +191,20 @@ class Fit:
         if not path or not path.exists():
             return
         state = checkpoints.load(path, self.identity, self.device)
+        self.grow_to(len(state["blocks"]))
         for block in self.net:
             block.load_training_state(state["blocks"][block.index])
         self.sums = [state["sums"][block.index] for block in self.net]
         torch.set_rng_state(state["random_state"].cpu())
         self.load_state(state)
+
+    def grow_to(self, num_blocks: int) -> None:
+        """Give the net as many blocks as a checkpoint holds. ValueError if it has more, or cannot get as many."""
+        if len(self.whole) > num_blocks:
+            raise ValueError(f"the checkpoint holds {num_blocks} blocks, the net {len(self.whole)}: begin with fewer")
+        while len(self.whole) < num_blocks:
+            self.add_block()
+        self.sums = [{} for _ in self.net]
 
     def state(self) -> dict:
         """Return where the run stands and what it recorded; not what its blocks hold."""
@@ -190,38 +221,3 @@ class Fit:
         self.best = state["best"]
         self.history.rows = [tuple(row) for row in state["rows"]]
         self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
-
-
-def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
-    """Raise ValueError for a net, data and settings that cannot train together."""
-    for part in ("train", "val", "test"):
-        if len(getattr(loaded, part)) == 0:
-            raise ValueError(f"the {part} split of {loaded.name} is empty: raise limit or val_fraction")
-    if loaded.num_classes != net.num_classes:
-        raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for part in ("train", "val", "test"):
-        labels = getattr(loaded, part).labels
-        for label in (labels.min().item(), labels.max().item()):
-            if not 0 <= label < net.num_classes:
-                raise ValueError(
-                    f"label {label} in the {part} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
-                )
-    if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
-        raise ValueError(
-            f"batch_size={config.batch_size} with {len(loaded.train)} training images: "
-            "batch norm and batch-wise losses take at least 2 images per step"
-        )
-
-
-@contextmanager
-def only_one(folder: Path | None) -> Iterator[None]:
-    """Hold the folder's lock, which a killed process lets go of by itself."""
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another output") from error

@@ -8,48 +8,17 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-import torch
 from torch import Tensor, nn
 
-from kit import seeds
-from kit.blocks import heads, optim
+from kit.blocks import grow, heads, optim
 from kit.blocks.block import Block
-from kit.blocks.context import parse, supplied
+from kit.blocks.context import parse
 from kit.blocks.net import Net
 from kit.blocks.objectives import AL, SCPL, CrossEntropy, DeInfoReg, InfoPro, Objective, PredSim
+from kit.blocks.plan import Place, Plan, output_shapes, widest
 from kit.blocks.precision import resolve
 from kit.blocks.split import split_classifier
 from kit.errors import unknown
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the net an objective goes."""
-
-    shape: tuple[int, ...]
-    """Shape of the features it reads, without the batch."""
-
-    num_classes: int
-
-    widest: int
-    """Channels of the net's widest place: auxiliary nets grow up to it."""
-
-    classifier: nn.Module | None
-    """The model's own classifier, at its end; None elsewhere."""
-
-    index: int
-    """Number of cuts before it."""
-
-    num_places: int
-
-    image: tuple[int, ...]
-    """Shape of the network's input, without the batch."""
-
-    pixels: Callable[[Tensor], Tensor] | None
-    """Turns the network's input into images in [0, 1]; None where nobody said how."""
-
-    before: tuple[Objective, ...] = ()
-    """The objectives of the blocks before it."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +180,7 @@ def decouple(
     stages: Sequence[nn.Module],
     method: str,
     num_classes: int,
-    example: Tensor,
+    example: Tensor | Mapping[str, Tensor],
     context: str = "none",
     optimizer: str = "adamw",
     lr: float = 1e-3,
@@ -222,6 +191,7 @@ def decouple(
     precision: str = "fp32",
     seed: int = 0,
     pixels: Callable[[Tensor], Tensor] | None = None,
+    start: int | None = None,
     **options: object,
 ) -> Net:
     """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
@@ -232,11 +202,15 @@ def decouple(
     block), so that they do not depend on the stages or on each other. The optimizer's settings and `precision` hold
     for every block. `context` gives blocks more to see than their predecessor's output: the network's input (`E`), so
     many earlier outputs (`R1`, `R2`, …), or both (`R1E`). `pixels` turns inputs into images in [0, 1], for methods that
-    reconstruct them. `options` are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for
-    an unknown name, and for an optimizer, precision or option that does not exist.
+    reconstruct them. A net that grows begins with the first `start` stages and gets the others with `net.grow()`; for
+    blocks that see more than the net's input, `example` holds every view by its name, the input's being `x`. `options`
+    are the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown name, and for an
+    optimizer, precision or option that does not exist.
     """
     supply = parse(context, len(stages))
     chosen = lookup(method, options)
+    examples = dict(example) if isinstance(example, Mapping) else {"x": example}
+    example = examples["x"]
     dtype = resolve(precision, example.device)
     make_optimizer = partial(
         optim.optimizer,
@@ -250,51 +224,40 @@ def decouple(
     *body, last = stages
     trunk, classifier = split_classifier(last, num_classes)
     stages = [*body, trunk]
-    shapes = _output_shapes(stages, example)
+    shapes = output_shapes(stages, example)
     if classifier is None and shapes[-1] == (num_classes,):
         classifier = nn.Identity()  # the model ends in logits without a Linear, as SqueezeNet does
-    widest = _widest(stages, shapes)
     channels_last = dtype is not None and example.ndim == 4
-
-    def objective(k: int, build: Callable[..., nn.Module], **options: object) -> nn.Module:
-        own = classifier if k == len(stages) - 1 else None
-        before = tuple(block.objective for block in blocks)
-        place = Place(shapes[k], num_classes, widest, own, k, len(stages), tuple(example.shape[1:]), pixels, before)
-        with seeds.seeded(seed, "head", k):
-            return heads.on(example.device, build(place, **options))
-
-    inputs = [tuple(example.shape[1:]), *shapes[:-1]]
-    groups = [stages] if chosen.end_to_end else [[stage] for stage in stages]
-    blocks, end = [], 0
-    for index, group in enumerate(groups):
-        probes = [objective(end + i, greedy).head for i in range(len(group) - 1)]
-        end += len(group)
-        own = objective(end - 1, chosen.objective, **options)
-        with seeds.seeded(seed, "context", index):
-            extra = supplied(supply, index, inputs, example)
-            extra = extra and heads.on(example.device, extra)
-        if channels_last:
-            nn.ModuleList([m for m in (*group, own, *probes, extra) if m]).to(memory_format=torch.channels_last)
-        blocks.append(Block(group, own, make_optimizer, probes, extra, autocast=dtype, index=index, seed=seed))
-    for k, block in enumerate(blocks):
-        behind = range(k + 1, len(blocks))
-        block.keep_x = any(supply.image or blocks[j].objective.needs_x for j in behind)
-        block.depth = max((min(supply.depth, j) - (j - k - 1) for j in behind), default=0)
-    return Net(blocks, method, num_classes, channels_last)
+    plan = Plan(
+        groups=[stages] if chosen.end_to_end else [[stage] for stage in stages],
+        classifier=classifier,
+        example={name: view[:2].detach().clone() for name, view in examples.items()},
+        shapes=shapes,
+        widest=widest(stages, shapes),
+        num_classes=num_classes,
+        objective=partial(chosen.objective, **options),
+        probe=greedy,
+        make_optimizer=make_optimizer,
+        supply=supply,
+        dtype=dtype,
+        channels_last=channels_last,
+        seed=seed,
+        pixels=pixels,
+        end_to_end=chosen.end_to_end,
+    )
+    blocks: list[Block] = []
+    for k in range(_first(start, plan, method)):
+        blocks.append(plan.block(k, [block.objective for block in blocks]))
+    grow.link(blocks)
+    return Net(blocks, method, num_classes, channels_last, plan)
 
 
-@torch.no_grad()
-def _output_shapes(stages: Sequence[nn.Module], example: Tensor) -> list[tuple[int, ...]]:
-    """Return each stage's output shape without the batch, found by one forward in evaluation mode."""
-    h, shapes = example, []
-    for stage in stages:
-        training = stage.training
-        h = stage.eval()(h)
-        stage.train(training)
-        shapes.append(tuple(h.shape[1:]))
-    return shapes
-
-
-def _widest(stages: Sequence[nn.Module], shapes: Sequence[tuple[int, ...]]) -> int:
-    convs = [m.out_channels for stage in stages for m in stage.modules() if isinstance(m, nn.Conv2d)]
-    return max(convs or [heads.num_channels(shape) for shape in shapes])
+def _first(start: int | None, plan: Plan, method: str) -> int:
+    """Return how many blocks a net starts with. Raises ValueError for a number that its plan does not have."""
+    if start is None:
+        return len(plan)
+    if plan.end_to_end:
+        raise ValueError(f"start={start}, but a {method} net is trained as a whole, from its first to its last layer")
+    if not isinstance(start, int) or isinstance(start, bool) or not 1 <= start <= len(plan):
+        raise ValueError(f"start={start!r}, but there are {len(plan)} stages; choose 1 to {len(plan)}, or None for all")
+    return start

@@ -46,6 +46,11 @@ class History:
         rows = self.table.query("split == @split and metric == 'accuracy'")
         return rows.pivot(index="epoch", columns="block", values="value")
 
+    def last_exit(self, split: str = "val") -> list[float]:
+        """Return the accuracy on `split` of each epoch's last exit, epoch by epoch; a net that grows has ever more."""
+        found = {e: v for _, e, part, _, metric, v in self.rows if (part, metric) == (split, "accuracy")}
+        return [found[epoch] for epoch in sorted(found)]
+
     def best(self) -> dict[str, float]:
         """The epoch and exit with the highest validation accuracy, the earliest of equals, with both accuracies.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 
@@ -106,7 +106,8 @@ class Outputs:
         """Return the signal of these samples, in this order."""
         values = {name: part[rows].to(device) for name, part in self.parts.items()}
         context = tuple(values.pop(name) for name in sorted(values) if name.startswith("context"))
-        return Signal(**values, context=context)
+        views = {name.removeprefix("view-"): values.pop(name) for name in list(values) if name.startswith("view-")}
+        return Signal(**values, context=context, views=views)
 
 
 def _tensors(signal: Signal) -> Iterator[tuple[str, Tensor]]:
@@ -114,6 +115,8 @@ def _tensors(signal: Signal) -> Iterator[tuple[str, Tensor]]:
         value = getattr(signal, field.name)
         if isinstance(value, tuple):
             yield from ((f"{field.name}{i:03}", item) for i, item in enumerate(value))
+        elif isinstance(value, Mapping):
+            yield from ((f"view-{name}", item) for name, item in value.items())
         elif value is not None:
             yield field.name, value
 

@@ -11,8 +11,9 @@ from kit.blocks import cuts
 from kit.blocks.backbones import backbone
 from kit.blocks.net import Net
 from kit.blocks.split import split
+from kit.checks import check, only_one
 from kit.config import RunConfig
-from kit.loop import Fit, check, only_one
+from kit.loop import Fit
 from kit.methods import decouple
 from kit.records import History
 from kit.stagewise import Stagewise
@@ -40,7 +41,7 @@ def load_data(config: RunConfig) -> data.Data:
         noise_rate=config.noise_rate,
         noisy_val=config.noisy_val,
         image_size=config.image_size,
-    )
+    ).seen_as(*config.views or ())
 
 
 def build(config: RunConfig, loaded: data.Data) -> Net:
@@ -51,12 +52,13 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         options = dict(config.backbone_options)
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options).to(device)
     example = torch.zeros(2, *loaded.shape, device=device)
+    examples = {"x": example} | {v: torch.zeros(2, *shape, device=device) for v, shape in loaded.view_shapes.items()}
     balance, at = cuts.find(config.cuts, config.backbone, config.num_blocks)
     return decouple(
         split(model, config.num_blocks, example, balance=balance, at=at),
         config.method,
         loaded.num_classes,
-        example,
+        examples,
         config.context,
         config.optimizer,
         config.lr,
@@ -66,6 +68,7 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         precision=config.precision,
         seed=config.seed,
         pixels=loaded.denormalize,
+        start=config.growth and config.growth.start,
         **config.options,
     )
 

@@ -58,7 +58,7 @@ def browser():
 def lab(tmp_path_factory):
     """JupyterLab on a free port of this machine, with quick copies of the notebooks; gives its address by notebook."""
     folder = tmp_path_factory.mktemp("lab")
-    for name in ("01_gradient_flow", "explore_embeddings"):
+    for name in ("01_gradient_flow", "explore_embeddings", "04_dynamic_expansion", "05_adaptive_inference"):
         quick_copy(ROOT / f"notebooks/{name}.ipynb", folder / f"{name}.ipynb", folder / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -210,3 +210,18 @@ def test_explore_embeddings(page, lab):
     shot(page, "embedding_explorer_4_hover")
     no_errors(page)
     assert page.locator(".jp-OutputArea-output.jp-RenderedImage img").count() == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "control"), [("04_dynamic_expansion", "epoch"), ("05_adaptive_inference", "threshold")]
+)
+def test_growth_and_exits(page, lab, name, control):
+    run_all(page, lab(name))
+    figure = page.locator(".widget-image").last
+    shot(page, f"{name}_1_opened")
+    before = pixels(figure)
+    for _ in range(3 if control == "threshold" else 1):
+        slider(page, control).press("ArrowLeft")
+    changed(figure, before, page)
+    shot(page, f"{name}_2_slider")
+    no_errors(page)

@@ -50,7 +50,38 @@ def test_explore_embeddings_and_its_solutions(tmp_path):
     run_notebook(NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "again.ipynb", again)
 
 
+@pytest.mark.slow
+def test_dynamic_expansion(tmp_path):
+    given = {"output": tmp_path, "quick": True}
+    out = run_notebook(NOTEBOOKS / "04_dynamic_expansion.ipynb", tmp_path / "out.ipynb", given)
+    assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
+    assert {"history", "flops", "features"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+    flops = pd.read_parquet(tmp_path / "flops.parquet").groupby(["net", "seed"])["flops"].max()
+    assert flops.max() / flops.min() < 1.25, "nets are compared at about the same compute"
+
+
+@pytest.mark.slow
+def test_adaptive_inference(tmp_path):
+    given = {"output": tmp_path, "quick": True}
+    out = run_notebook(NOTEBOOKS / "05_adaptive_inference.ipynb", tmp_path / "out.ipynb", given)
+    assert pictures(out) == 4, "three figures, and the static one in the explorer's place"
+    curves = pd.read_parquet(tmp_path / "curves.parquet")
+    assert curves["rule"].nunique() == 5 and curves["accuracy"].between(0, 1).all()
+    assert {"chosen", "shares"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+
+
 def test_every_lesson_has_its_solutions():
-    for name in ("01_gradient_flow", "explore_embeddings"):
+    for name in ("01_gradient_flow", "06_local_losses_and_context", "explore_embeddings"):
         assert f"solutions/{name}.ipynb" in (NOTEBOOKS / f"{name}.ipynb").read_text()
         assert os.path.exists(NOTEBOOKS / f"solutions/{name}.ipynb")
+
+
+@pytest.mark.slow
+def test_local_losses_and_context_and_its_solutions(tmp_path):
+    out = run_notebook(
+        NOTEBOOKS / "06_local_losses_and_context.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
+    )
+    assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
+    assert {"history", "by_block", "sting"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+    given = {"output": tmp_path / "solved", "quick": True}
+    run_notebook(NOTEBOOKS / "solutions/06_local_losses_and_context.ipynb", tmp_path / "solved.ipynb", given)

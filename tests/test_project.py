@@ -39,19 +39,21 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
     "pipeline": FOUNDATIONS | {"losses", "blocks", "methods", "data", "train"},
     "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
 }
-# The parts of analysis that build networks; probes, figures and the other explorer work on anything.
+# The parts of analysis that build networks or apply exit rules; probes, figures and other explorers work on anything.
 BUILDERS = {
     "kit.analysis.gradient_explorer": {"blocks", "methods"},
     "kit.analysis.family": {"blocks", "methods"},  # the README's table
+    "kit.analysis.exits": {"blocks"},
 }
-ALSO_TRAIN = {
+ALSO_TRAIN = {  # files beside kit/train.py, of the same room
+    "checks",
     "config",
     "records",
     "checkpoints",
     "progress",
     "loop",
     "stagewise",
-}  # files beside kit/train.py, of the same room
+}
 
 
 def room(module: str) -> str:

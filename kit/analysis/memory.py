@@ -34,6 +34,7 @@ STAYING = KINDS[:3]
 
 aten = torch.ops.aten
 READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
+UPDATING = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_}  # in place; not all of them have shape rules
 COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
 
 
@@ -72,8 +73,12 @@ class Plan:
 @contextmanager
 def on_paper() -> Iterator[None]:
     """Build nets larger than memory: tensors made inside have shape, type and device, and no data."""
-    with FakeTensorMode(), _Blind():
+    with _paper(), _Blind():
         yield
+
+
+def _paper() -> FakeTensorMode:
+    return FakeTensorMode(allow_fallback_kernels=False)  # else an operation without shape rules runs on real tensors
 
 
 def _copied(net: nn.Module, mode: FakeTensorMode) -> nn.Module:
@@ -112,11 +117,8 @@ def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> 
     """Copy `net` onto paper and take one step, which makes optimizer states; give it, the next signal and the tally."""
     device = next(net.parameters()).device
     first = next(net.parameters())
-    mode = first.fake_mode if isinstance(first, FakeTensor) else FakeTensorMode()
+    mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
     net = _copied(net, mode)
-    for block in net:  # Adam's plain update asks for the value of its step count, which paper does not have
-        for group in block.optimizer.param_groups:
-            group.update({"fused": True, "foreach": False} if "fused" in group else {})
     with mode, _Tally() as tally:
         try:
             x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)
@@ -151,6 +153,8 @@ class _Blind(TorchDispatchMode):
         if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
             kind = args[0].dtype
             return 1.0 if kind.is_floating_point else False if kind == torch.bool else 0
+        if func._overloadpacket in UPDATING and isinstance(args[0][0], FakeTensor):
+            return None
         return func(*args, **(kwargs or {}))
 
 
@@ -170,10 +174,12 @@ class _Tally(_Blind):
         place, size = storage._cdata, storage.nbytes()
         if place in self._kinds:
             if kind != "activations":
-                self.live[self._kinds[place]] -= size
-                self.live[kind] += size
+                for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
+                    bytes_of[self._kinds[place]] -= size
+                    bytes_of[kind] += size
                 self._kinds[place] = kind
             return
+        self._since_peak.add(place)
         self._kinds[place] = kind
         self.live[kind] += size
         self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
@@ -186,6 +192,7 @@ class _Tally(_Blind):
     def start(self) -> None:
         """Look for the peak and count operations from now on."""
         self.peak, self.flops = dict(self.live), 0
+        self._since_peak: set[int] = set()  # storages made later than the peak
 
     def _freed(self, place: int, size: int) -> None:
         self.live[self._kinds.pop(place)] -= size
@@ -205,6 +212,7 @@ class _Tally(_Blind):
         if sum(self.live.values()) + extra > sum(self.peak.values()):
             self.peak = dict(self.live)
             self.peak["activations"] += extra
+            self._since_peak.clear()
 
 
 def scratch(func, args: Sequence, result) -> int:

@@ -103,13 +103,12 @@ def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float
 def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0) -> tuple[float, np.ndarray]:
     """Return how much of the `images` (N, …) a linear map reads off frozen `features` (N, D), and what it reads.
 
-    Half of the samples, drawn by `seed`, fit a ridge regression (features standardised on that half; α of 1 to 10⁵,
-    chosen by leaving one out). The share is that of the other half's variance over pixels which it explains, at most
+    Half of the samples, drawn by `seed`, fit a ridge regression (features standardised on all; α of 1 to 10⁵, chosen
+    by leaving one out). The share is that of the other half's variance over pixels which it explains, at most
     1; 0 is no better than the mean image. The pictures (N, …) are of all samples, fitted ones among them.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     z, x = _rows(features), np.asarray(images, dtype=np.float64)
@@ -117,7 +116,8 @@ def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0)
         raise ValueError(f"{len(z)} samples and {len(x)} images: give one image per sample, and at least 4")
     flat = x.reshape(len(x), -1)
     fit, test = train_test_split(np.arange(len(z)), test_size=0.5, random_state=seed)
-    read = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 6))).fit(z[fit], flat[fit]).predict(z)
+    z = StandardScaler().fit_transform(z)  # a feature that is constant on one half only would explode on the other
+    read = RidgeCV(np.logspace(0, 5, 6)).fit(z[fit], flat[fit]).predict(z)
     error = ((read - flat)[test] ** 2).sum()
     spread = ((flat[test] - flat[fit].mean(0)) ** 2).sum()
     return float(1 - error / spread), read.reshape(x.shape)

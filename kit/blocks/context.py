@@ -55,6 +55,15 @@ def supplied(supply: Supply, index: int, inputs: Sequence[Sequence[int]], exampl
     return Context(inputs[index], inputs[0] if supply.image else None, sources)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a block asks of those before it: the network's input, so many of their inputs, views by name."""
+
+    x: bool = False
+    depth: int = 0
+    views: frozenset[str] = frozenset()
+
+
 class Context(nn.Module):
     """Adds encodings of the network's input and of earlier outputs to a block's input; trained by the block's loss.
 
@@ -66,6 +75,11 @@ class Context(nn.Module):
         self.image = _encoder(image, shape, hidden=12) if image is not None else None
         self.earlier = nn.ModuleList(_encoder(source, shape, hidden=None) for source in earlier)
 
+    @property
+    def needs(self) -> Needs:
+        """What the block asks of those before it."""
+        return Needs(self.image is not None, len(self.earlier))
+
     def forward(self, signal: Signal) -> Tensor:
         h = signal.h
         if self.image is not None:
@@ -75,7 +89,7 @@ class Context(nn.Module):
         return h
 
 
-class _Resize(nn.Module):
+class Resize(nn.Module):
     """Average or repeat places until a map (B, C, ·, ·) has `size`, or tokens (B, C, ·) have a length."""
 
     def __init__(self, size: Sequence[int]):
@@ -88,7 +102,9 @@ class _Resize(nn.Module):
         return (F.adaptive_avg_pool2d if len(self.size) == 2 else F.adaptive_avg_pool1d)(h, self.size)
 
 
-class _Move(nn.Module):
+class Move(nn.Module):
+    """Puts a dimension into another place."""
+
     def __init__(self, source: int, to: int):
         super().__init__()
         self.source, self.to = source, to
@@ -102,7 +118,7 @@ def _encoder(source: Sequence[int], target: Sequence[int], hidden: int | None) -
     if len(source) == 3 and len(target) == 3:
         return _between_maps(source, target, hidden)
     if len(source) == len(target) == 2:
-        to_channels = [_Move(-1, 1), _Resize(target[:1]), _Move(1, -1)]
+        to_channels = [Move(-1, 1), Resize(target[:1]), Move(1, -1)]
         return nn.Sequential(nn.Linear(source[-1], target[-1]), nn.LayerNorm(target[-1]), nn.ReLU(), *to_channels)
     if len(target) == 1:
         flat = nn.Flatten()
@@ -110,7 +126,7 @@ def _encoder(source: Sequence[int], target: Sequence[int], hidden: int | None) -
         return nn.Sequential(flat, nn.Linear(features, target[0], bias=False), nn.BatchNorm1d(target[0]), nn.ReLU())
     if len(target) == 2 and len(source) == 3:
         patches = _between_maps(source, (target[-1], *_grid(target[0], source)), hidden)
-        return nn.Sequential(patches, nn.Flatten(2), _Resize(target[:1]), _Move(1, -1))
+        return nn.Sequential(patches, nn.Flatten(2), Resize(target[:1]), Move(1, -1))
     raise ValueError(
         f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
         "use context='none', or give the blocks before it maps, tokens or vectors of one kind"
@@ -125,9 +141,9 @@ def _between_maps(source: Sequence[int], target: Sequence[int], hidden: int | No
         layers = [*first, nn.Conv2d(hidden, width, 3, padding=1, bias=False)]
     else:
         layers = [nn.Conv2d(fan_in, width, 1, bias=False)]
-    layers += [nn.BatchNorm2d(width), nn.ReLU(), _Resize(size)]
-    before = [_Move(-1, 1)] if is_channels_last(source) else []
-    after = [_Move(1, -1)] if is_channels_last(target) else []
+    layers += [nn.BatchNorm2d(width), nn.ReLU(), Resize(size)]
+    before = [Move(-1, 1)] if is_channels_last(source) else []
+    after = [Move(1, -1)] if is_channels_last(target) else []
     return nn.Sequential(*before, *layers, *after)
 
 

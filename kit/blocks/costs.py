@@ -33,6 +33,23 @@ def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
     return saved.total
 
 
+def flops(fn: Callable[[], Any]) -> int:
+    """Return the floating-point operations of `fn()`, forward and backward, as PyTorch's own counter has them.
+
+    It counts matrix products and convolutions, a multiplication with its addition as two; `fn` is really run.
+    """
+    with counting() as counter:
+        fn()
+    return counter.get_total_flops()
+
+
+def counting() -> Any:
+    """Return PyTorch's counter of operations: `with counting() as counter`, then `counter.get_total_flops()`."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
+
+
 class Saved:
     """Bytes that autograd has kept so far, in `total`; a storage counts the first time it is kept."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -27,13 +28,38 @@ class Signal:
     target: Tensor | None = None
     """(B, …) encoded label travelling beside the activations (AL); None for the first block, and in evaluation."""
 
-    def advance(self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None) -> Signal:
+    views: Mapping[str, Tensor] = field(default_factory=dict)
+    """(B, …) by name: other views of the samples, each kept only until no later block asks for it."""
+
+    def advance(
+        self,
+        h: Tensor,
+        keep_x: bool = False,
+        depth: int = 0,
+        target: Tensor | None = None,
+        views: Collection[str] = (),
+    ) -> Signal:
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
 
-        `keep_x` and `depth` say what later blocks ask for: the network's input, so many of the inputs of blocks.
+        `keep_x`, `depth` and `views` say what later blocks ask for: the network's input, so many of the inputs of
+        blocks, views by name.
         """
         context = (self.h, *self.context)[:depth]
-        return replace(self, h=dense(h.detach()), x=self.x if keep_x else None, context=context, target=target)
+        kept = {name: view for name, view in self.views.items() if name in views}
+        x = self.x if keep_x else None
+        return replace(self, h=dense(h.detach()), x=x, context=context, target=target, views=kept)
+
+    def select(self, rows: Tensor) -> Signal:
+        """Return the signal of some of the samples: `rows` (b,) int64, in that order."""
+
+        def chosen(value):
+            if isinstance(value, Tensor):
+                return value[rows]
+            if isinstance(value, tuple):
+                return tuple(item[rows] for item in value)
+            return value and {name: item[rows] for name, item in value.items()}
+
+        return Signal(**{part.name: chosen(getattr(self, part.name)) for part in fields(self)})
 
 
 def dense(tensor: Tensor) -> Tensor:

@@ -4,5 +4,6 @@ from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data, Split
 from kit.data.images import DATASETS, load_data
 from kit.data.noise import NOISE, corrupt
+from kit.data.views import VIEWS
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "Data", "Split", "corrupt", "load_data"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "VIEWS", "Data", "Split", "corrupt", "load_data"]

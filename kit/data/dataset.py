@@ -1,13 +1,14 @@
 """A dataset in three splits, and the batches it gives."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from kit.data.augment import recipe
 from kit.data.folders import ImageFiles
+from kit.data.views import VIEWS, View, image
 from kit.errors import unknown
 from kit.seeds import generator
 
@@ -62,6 +63,29 @@ class Data:
     """The recipe `batches` uses in training when none is named."""
     num_workers: int = 0
     """Processes that decode images of a lazy set (imagenet); not used by sets in memory."""
+    main: View = image
+    """Makes the network's input from a batch."""
+    views: Mapping[str, View] = field(default_factory=dict)
+    """Make further views of the same samples from it, by name."""
+    view_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Their shapes, without the batch."""
+
+    def seen_as(self, main: str = "image", *beside: str, **own: View) -> "Data":
+        """Return the dataset with one view as the network's input, which `shape` then tells, and others beside it.
+
+        Names are those of `kit.data.VIEWS`; `own` are views of your own, functions (B, …) -> (B, …) of the augmented
+        and normalised batch. With views beside the input, `batches` gives them all by name, the input as `x`.
+        Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
+        """
+        for name in (main, *beside):
+            if name not in VIEWS:
+                raise unknown("view", name, VIEWS)
+        if self.main is not image:
+            raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
+        views = {name: VIEWS[name] for name in beside} | own
+        shape = tuple(VIEWS[main](torch.zeros(2, *self.shape)).shape[1:])
+        shapes = {name: tuple(view(torch.zeros(2, *self.shape)).shape[1:]) for name, view in views.items()}
+        return replace(self, shape=shape, main=VIEWS[main], views=views, view_shapes=shapes)
 
     @property
     def num_classes(self) -> int:
@@ -104,8 +128,10 @@ class Data:
         augment: str | None = None,
         device: torch.device | str = "cpu",
         channels_last: bool = False,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor | dict[str, Tensor], Tensor]]:
         """Iterate over (x, y): x float32 (B, C, H, W), normalised by `mean` and `std`; y int64 (B,); both on `device`.
+
+        Where the dataset carries further `views`, x is a dict of them all by name, the network's input being `x`.
 
         `split` is "train", "val", "test" or a Split. `epoch=None` evaluates: every sample once, in order, as it is.
         `epoch=k` trains: order drawn from (seed, k), batch i augmented by the recipe `augment` (None: the dataset's
@@ -149,7 +175,9 @@ class Data:
         for i, (rows, batch) in enumerate(zip(index, pixels, strict=True), start):
             x = transform(batch.to(device, non_blocking=True).float().div_(255), generator(*seeds, i))
             y = split.labels[rows.to(split.labels.device)].to(device, non_blocking=True)
-            yield x.mul(scale).add_(shift).contiguous(memory_format=layout), y
+            x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
+            main = self.main(x)
+            yield ({"x": main, **{name: view(x) for name, view in self.views.items()}} if self.views else main), y
 
     def _check_augmentation(self, split: Split, name: str) -> None:
         if not isinstance(split.images, ImageFiles):

@@ -56,6 +56,7 @@ def launch(
     num_blocks = 1 if REGISTRY[config.method].end_to_end else config.num_blocks
     if config.stagewise:
         raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
+    num_blocks = config.growth.max_blocks if config.growth else num_blocks
     if num_stages < 1:
         raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
     if num_stages > num_blocks:

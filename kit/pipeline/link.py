@@ -8,7 +8,7 @@ batch size); after that a signal is nothing but its data, and the next one is on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 
@@ -27,8 +27,8 @@ class Layout:
     """One tensor of a signal: the field it belongs to and how it lies in memory."""
 
     field: str
-    item: int | None
-    """Its place in a field that holds several tensors."""
+    item: int | str | None
+    """Its place or name in a field that holds several tensors."""
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -39,7 +39,10 @@ def pack(signal: Signal) -> tuple[list[Layout], list[Tensor]]:
     layouts, flat = [], []
     for field in fields(signal):
         value = getattr(signal, field.name)
-        items = enumerate(value) if isinstance(value, tuple) else [(None, value)]
+        several = (
+            enumerate(value) if isinstance(value, tuple) else value.items() if isinstance(value, Mapping) else None
+        )
+        items = [(None, value)] if several is None else several
         for item, tensor in items:
             if tensor is not None:
                 tensor = dense(tensor)
@@ -55,6 +58,8 @@ def unpack(layouts: Sequence[Layout], flat: Sequence[Tensor]) -> Signal:
         tensor = data.as_strided(layout.shape, layout.stride)
         if layout.item is None:
             values[layout.field] = tensor
+        elif isinstance(layout.item, str):
+            values.setdefault(layout.field, {})[layout.item] = tensor
         else:
             values[layout.field] = (*values.get(layout.field, ()), tensor)
     return Signal(**values)

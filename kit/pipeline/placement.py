@@ -32,7 +32,10 @@ def place(config: RunConfig, known: Data, num_blocks: int, num_stages: int) -> l
         return runs([1.0] * num_blocks, num_stages)
     told: list = [None]
     if dist.get_rank() == 0:
-        told = [runs(block_seconds(build(config, known), known, config.batch_size), num_stages)]
+        net = build(config, known)
+        while len(net) < num_blocks:
+            net.grow(config.growth.view(len(net)))
+        told = [runs(block_seconds(net, known, config.batch_size), num_stages)]
     dist.broadcast_object_list(told, 0)
     return told[0]
 
@@ -43,7 +46,9 @@ def block_seconds(net: Net, known: Data, batch_size: int, repeats: int = 3) -> l
     noise = seeds.generator("placement")
     x = torch.randn(batch_size, *known.shape, generator=noise).to(device)
     y = torch.randint(known.num_classes, (batch_size,), generator=noise).to(device)
-    return step_seconds_by_block(net, net.train().signal(x, y), repeats)
+    views = {name: torch.randn(batch_size, *shape, generator=noise) for name, shape in known.view_shapes.items()}
+    inputs = {"x": x} | {name: view.to(device) for name, view in views.items()}
+    return step_seconds_by_block(net, net.train().signal(inputs, y), repeats)
 
 
 def step_seconds_by_block(net: Net, signal: Signal, repeats: int) -> list[float]:

@@ -41,20 +41,41 @@ class Stage(Fit):
 
     cuts: str | tuple[str, ...] = "auto"
 
-    def __init__(self, net: Net, loaded: Data, config: RunConfig, place: Place, options: Options, data_group):
-        super().__init__(net, loaded, config)
+    def __init__(
+        self, whole: Net, own: range, loaded: Data, config: RunConfig, place: Place, options: Options, data_group
+    ):
+        part = Net([], whole.method, whole.num_classes, whole.channels_last)
+        super().__init__(part, loaded, config, whole=whole)
         self.place, self.data_group, self.quiet = place, data_group, place.rank != 0
+        self.own, self.statistics = own, options.statistics
         if data_group:
             self.identity |= {"num_replicas": options.num_replicas, "statistics": options.statistics}
         self.receiver = None if place.is_first else Receiver(place.rank - 1, self.device, options.timeout)
         self.sender = None if place.is_last else Sender(place.rank + 1, options.depth, options.timeout)
+        for block in whole:
+            self._take(block)
+        self._take_in()
+
+    def add_block(self) -> None:
+        super().add_block()
+        self._take(self.whole[-1])
+        for link in filter(None, (self.receiver, self.sender)):
+            link.layouts.clear()  # the new block may ask for more to be sent
+
+    def _take(self, block: Block) -> None:
+        """Make the block one of this rank's, if it is."""
+        if block.index in self.own:
+            self.net.blocks.append(block)
+            if self.data_group:
+                replicas.share(block, self.data_group, self.statistics)
 
     def steps(self) -> Iterator[None]:
-        for signal in self._signals("train"):
-            for block in self.net:
-                signal = _step(block, signal)
-            self._pass_on(signal, "train")
-            yield
+        with self.whole.one_step():  # other ranks work on other batches: no growth before the epoch is over for all
+            for signal in self._signals("train"):
+                for block in self.net:
+                    signal = _step(block, signal)
+                self._pass_on(signal, "train")
+                yield
         if self.sender:
             self.sender.drain()
         self.everyone(None)  # the epoch is over when it is over for all
@@ -71,7 +92,7 @@ class Stage(Fit):
             for block in self.net:
                 answers, signal = block.exits(signal)
                 exits += answers
-            correct += torch.stack([(logits.argmax(1) == labels).sum() for logits in exits])
+            correct += torch.tensor([float((logits.argmax(1) == labels).sum()) for logits in exits], device=self.device)
             self._pass_on(signal, split)
         counts, length = self.everyone(correct.tolist()), self.place.num_stages
         by_replica = [
@@ -103,14 +124,14 @@ class Stage(Fit):
             replicas.sync_buffers(self.net, self.data_group)
         states = {f"block{b.index}": (b.training_state(), s) for b, s in zip(self.net, self.sums, strict=True)}
         if self.place.rank == 0:
-            states["run"] = {"config": self.identity, "cuts": self.cuts, **self.state()}
+            states["run"] = {"config": self.identity, "cuts": self.cuts, "num_blocks": len(self.whole), **self.state()}
         step = self.epoch * self.num_batches + self.batch
         saved.save(self.config.folder / saved.FOLDER, f"step-{step:08}", states, self.place.rank == 0)
 
     def save_best(self) -> None:
         states = {f"block{block.index}": block.state_dict() for block in self.net}
         if self.place.rank == 0:
-            states["run"] = {"config": self.identity, "epoch": self.epoch}
+            states["run"] = {"config": self.identity, "epoch": self.epoch, "num_blocks": len(self.whole)}
         saved.save(self.config.folder / saved.FOLDER, f"best-{self.epoch:08}", states, self.place.rank == 0)
 
     def save_record(self) -> None:
@@ -122,24 +143,28 @@ class Stage(Fit):
         path = folder and saved.latest(folder / saved.FOLDER, "step")
         if not path:
             return super().resume()  # one process may have begun this run, or ended it
-        state = saved.load(path, ["run", *(f"block{block.index}" for block in self.net)])
-        checkpoints.check_settings(path, self.identity, state["run"]["config"])
+        run = saved.load(path, ["run"])["run"]
+        checkpoints.check_settings(path, self.identity, run["config"])
+        self.grow_to(run["num_blocks"])
+        state = saved.load(path, [f"block{block.index}" for block in self.net])
         for k, block in enumerate(self.net):
             training, self.sums[k] = state[f"block{block.index}"]
             block.load_training_state(training)
-        self.load_state(state["run"])
+        self.load_state(run)
 
-    def export(self, num_blocks: int) -> None:
+    def export(self) -> None:
         """Write `checkpoint.pt` and `best.pt` as a run in one process does, and drop the parts they are made of."""
         folder = self.config.folder
         path = folder and saved.latest(folder / saved.FOLDER, "step")
         if path and self.place.rank == 0:
-            keys = [f"block{k}" for k in range(num_blocks)]
+            keys = [f"block{k}" for k in range(len(self.whole))]
             parts = saved.load(path, ["run", *keys])
             blocks, sums = zip(*(parts[key] for key in keys), strict=True)
             state = {"blocks": list(blocks), "sums": list(sums), "random_state": torch.get_rng_state()}
             checkpoints.save(folder / checkpoints.LATEST, self.identity, state | self.state())
-            best = saved.load(saved.latest(folder / saved.FOLDER, "best"), ["run", *keys])
+            best = saved.latest(folder / saved.FOLDER, "best")
+            keys = keys[: saved.load(best, ["run"])["run"]["num_blocks"]]
+            best = saved.load(best, ["run", *keys])
             weights = {f"blocks.{k}.{n}": t for k, key in enumerate(keys) for n, t in best[key].items()}
             weights = {"epoch": best["run"]["epoch"], "net": weights}
             checkpoints.save(folder / checkpoints.BEST, self.identity, weights)
@@ -165,9 +190,11 @@ class Stage(Fit):
         batches = self.data.batches(kind, batch_size, device=self.device, **(options if training else {}))
         for (x, y), size in zip(batches, sizes, strict=True):
             if size:
-                yield self.net.signal(self._shard(x), self._shard(y))
+                yield self.whole.signal(self._shard(x), self._shard(y))
 
-    def _shard(self, batch: Tensor) -> Tensor:
+    def _shard(self, batch: Tensor | dict[str, Tensor]) -> Tensor | dict[str, Tensor]:
+        if isinstance(batch, dict):
+            return {name: self._shard(view) for name, view in batch.items()}
         return batch.tensor_split(self.place.num_replicas)[self.place.replica]
 
     def _pass_on(self, signal: Signal, kind: str) -> None:

@@ -23,10 +23,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from kit.blocks.net import Net
+from kit.checks import check, only_one
 from kit.config import RunConfig
 from kit.data import Data
-from kit.loop import check, only_one
-from kit.pipeline import placement, replicas, saved
+from kit.pipeline import placement, saved
 from kit.pipeline.faults import PeerLost, waiting
 from kit.pipeline.options import STATISTICS, Options, Place, too_many_stages
 from kit.pipeline.stage import Stage, hollow, shard_sizes
@@ -64,14 +64,11 @@ def train(config: RunConfig, options: Options, device: torch.device) -> History:
         _check_mesh(net, known, config, options, place)
         if place.is_first:
             check(net, loaded, config)
-        own = placement.place(here, known, len(net), place.num_stages)[place.stage]
-        part = Net([net[k] for k in own], net.method, net.num_classes, net.channels_last)
-        for block in part if data_group else ():
-            replicas.share(block, data_group, options.statistics)
-        run = Stage(part, loaded or known, config, place, options, data_group)
+        own = placement.place(here, known, most_blocks(net, config), place.num_stages)[place.stage]
+        run = Stage(net, own, loaded or known, config, place, options, data_group)
         run.cuts = here.cuts
         run.run()
-        run.export(len(net))
+        run.export()
         dist.barrier()
     return run.history
 
@@ -167,9 +164,14 @@ def _from_first(known: Data | None) -> Data:
     return told[0]
 
 
+def most_blocks(net: Net, config: RunConfig) -> int:
+    """Return how many blocks the net may have in the end."""
+    return config.growth.max_blocks if config.growth else len(net)
+
+
 def _check_mesh(net: Net, known: Data, config: RunConfig, options: Options, place: Place) -> None:
-    if place.num_stages > len(net):
-        raise ValueError(too_many_stages(config, place.num_stages, len(net)))
+    if place.num_stages > most_blocks(net, config):
+        raise ValueError(too_many_stages(config, place.num_stages, most_blocks(net, config)))
     smallest = min(min(shards) for shards in shard_sizes(known, "train", config.batch_size, place.num_replicas))
     least = 2 if net.uses_batch_statistics and options.statistics == "local" else 1
     if smallest < least:

@@ -94,7 +94,7 @@ def test_a_net_on_paper_may_be_larger_than_memory():
     plan = memory.plan(net, (128, 1, 8, 8))
     assert plan.staying == 2 * 4 * parameters(net) > 2**40
     largest = plan.blocks[1]
-    assert largest["gradients"] == largest["parameters"] == pytest.approx(4 * 10**12, rel=0.01)
+    assert largest["gradients"] == pytest.approx(4 * 10**12, rel=0.01)
     assert plan.peak == pytest.approx(plan.staying + 4 * 10**12, rel=0.01)  # one large layer's gradient at a time
 
 

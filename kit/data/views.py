@@ -1,0 +1,56 @@
+"""Views: parts and other renderings of a sample, made from a batch as it comes out of augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+View = Callable[[Tensor], Tensor]
+
+
+def half(x: Tensor, side: str) -> Tensor:
+    """Return the `top`, `bottom`, `left` or `right` half of images (B, C, H, W); of odd sizes the first is smaller."""
+    dim = 2 if side in ("top", "bottom") else 3
+    middle, size = x.shape[dim] // 2, x.shape[dim]
+    return x.narrow(dim, 0, middle) if side in ("top", "left") else x.narrow(dim, middle, size - middle)
+
+
+def smaller(x: Tensor, factor: int = 2) -> Tensor:
+    """Return images (B, C, H, W) averaged down to a `factor`-th of their side."""
+    return F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+
+
+def edges(x: Tensor) -> Tensor:
+    """Return how fast images (B, C, H, W) change at each pixel, as one more channel (B, 1, H, W)."""
+    grey = F.pad(x.mean(1, keepdim=True), (0, 1, 0, 1), mode="replicate")
+    across, down = grey[..., :-1, 1:] - grey[..., :-1, :-1], grey[..., 1:, :-1] - grey[..., :-1, :-1]
+    return torch.hypot(across, down)
+
+
+def columns(x: Tensor, start: int, stop: int) -> Tensor:
+    """Return the columns `start` to `stop` - 1 of a table (B, F), or of flattened samples (B, …).
+
+    Raises ValueError for columns that are not there.
+    """
+    table = x.flatten(1)
+    if not 0 <= start < stop <= table.shape[1]:
+        raise ValueError(f"columns {start} to {stop}, but there are {table.shape[1]}: choose 0 <= start < stop")
+    return table[:, start:stop]
+
+
+def image(x: Tensor) -> Tensor:
+    """Return the samples as they are."""
+    return x
+
+
+VIEWS: dict[str, View] = {
+    "image": image,
+    **{side: partial(half, side=side) for side in ("top", "bottom", "left", "right")},
+    "smaller": smaller,
+    "edges": edges,
+}
+"""Views by name; a function of one's own, (B, …) to (B, …), goes into `Data.seen_as` as well."""
