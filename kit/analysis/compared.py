@@ -124,7 +124,7 @@ def memory_by_blocks(path: Path = RESULTS / "memory.json", model: str = "resnet1
     found["blocks"] = found["blocks"].astype(int)
     figure = Picture(figsize=(8.6, 4.6), layout="constrained")
     panel = figure.subplots()
-    for name, line in found[found["blocks"] > 1].groupby("method"):
+    for name, line in found[found["blocks"] > 1].sort_values("blocks").groupby("method"):
         checkpointing = name == "checkpointing"
         style = {"color": "0.3", "linestyle": "--"} if checkpointing else {"marker": "o"}
         panel.plot(line["blocks"], line["share"], label=name, **style)
