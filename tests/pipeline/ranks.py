@@ -44,7 +44,7 @@ def run_all(runs, store, dropout=True):
     for number, (settings, num_ranks, options) in enumerate(runs):
         if int(os.environ["RANK"]) < num_ranks:
             with group(num_ranks, f"{store}-{number}"):
-                worker.train(kit.RunConfig(**settings), Options(timeout=30.0, **options), torch.device("cpu"))
+                worker.train(kit.RunConfig(**settings), Options(timeout=120.0, **options), torch.device("cpu"))
 
 
 class group:
@@ -54,7 +54,7 @@ class group:
         self.num_ranks, self.store = num_ranks, store
 
     def __enter__(self):
-        rank, timeout = int(os.environ["RANK"]), timedelta(seconds=30)
+        rank, timeout = int(os.environ["RANK"]), timedelta(seconds=300)  # ranks wait while fewer run
         method = f"file://{self.store}"
         dist.init_process_group("gloo", method, rank=rank, world_size=self.num_ranks, timeout=timeout)
 
