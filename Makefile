@@ -7,7 +7,8 @@ GPUS ?= 0
 BATCH ?=
 PROFILE ?=
 BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFILE))
-PARALLEL := -n auto --dist loadgroup
+# A file at a time on each core; files, because the tests of one may share what took long to prepare.
+PARALLEL := -n auto --dist loadfile
 
 BIN := .venv/bin
 READY := .venv/.ready

@@ -22,14 +22,11 @@ def _seed():
 
 
 def pytest_collection_modifyitems(items):
-    """Long tests first, so that no worker ends with one; a file on one worker, but lessons wherever there is room.
+    """Long tests first, so that no worker of pytest-xdist ends with one.
 
     Fault injection is left to `make test-all`: minutes of killing processes, at the mercy of timing.
     """
     items.sort(key=lambda item: "slow" not in item.keywords)
-    for item in items:
-        if item.path.stem != "test_lessons":  # each a notebook of its own; elsewhere tests share what took long
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     if not os.environ.get("KIT_FAULTS"):
         for item in items:
             if "faults" in item.keywords:
