@@ -112,19 +112,15 @@ class Fit:
 
     def steps(self) -> Iterator[None]:
         """Train on the rest of the epoch's batches, one at each turn."""
-        config = self.config
-        batches = self.data.batches(
-            "train",
-            config.batch_size,
-            epoch=self.epoch,
-            start=self.batch,
-            seed=config.seed,
-            augment=config.augment,
-            device=self.device,
-        )
-        for x, y in batches:
+        for x, y in self.batches():
             self.net.step(x, y)
             yield
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the rest of the epoch's training batches (x, y)."""
+        config = self.config
+        options = {"seed": config.seed, "augment": config.augment, "device": self.device}
+        return self.data.batches("train", config.batch_size, epoch=self.epoch, start=self.batch, **options)
 
     def _add_terms(self) -> None:
         for sums, block in zip(self.sums, self.net, strict=True):

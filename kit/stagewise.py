@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from kit import data, seeds
 from kit.blocks.block import Block
 from kit.blocks.net import Net
-from kit.blocks.signal import Signal
+from kit.blocks.signal import Place, Signal
 from kit.config import RunConfig
 from kit.loop import EVALUATION_BATCH, Fit, evaluate
 from kit.records import History
@@ -64,9 +63,7 @@ class Stagewise(Fit):
         """Give what is left of the epoch's signals for the block that learns."""
         before, config = self.net.blocks[: self.stage], self.config
         if not before or not self.keeps:
-            options = {"seed": config.seed, "augment": config.augment, "device": self.device}
-            batches = self.data.batches("train", config.batch_size, epoch=self.epoch, start=self.batch, **options)
-            yield from (through(before, self.net.signal(x, y)) for x, y in batches)
+            yield from (through(before, self.net.signal(x, y)) for x, y in self.batches())
             return
         if self.inputs is None or self.inputs.stage != self.stage:
             self.inputs = Outputs(self.stage, self._finished(), len(self.data.train), self.folder)
@@ -79,13 +76,10 @@ class Stagewise(Fit):
             yield through(self.net.blocks[: self.stage], self.net.signal(x, y))
 
 
-@torch.no_grad()
 def through(blocks: list[Block], signal: Signal) -> Signal:
     """Return the signal behind `blocks`, which have finished: in evaluation mode, and nothing learns."""
     for block in blocks:
-        with block.autocast(signal.h):
-            h = block(signal)
-        signal = block.hand_on(signal, h)
+        signal = block.pass_through(signal)
     return signal
 
 
@@ -95,42 +89,27 @@ class Outputs:
     def __init__(self, stage: int, signals: Iterator[Signal], count: int, folder: Path):
         self.stage, self.parts, begin = stage, {}, 0
         for signal in signals:
-            values = dict(_tensors(signal))
+            values = signal.parts()
             if not self.parts:
                 self.parts = _room(values, count, folder)
-            for name, value in values.items():
-                self.parts[name][begin : begin + len(value)] = value.cpu()
+            for place, value in values.items():
+                self.parts[place][begin : begin + len(value)] = value.cpu()
             begin += len(signal.y)
 
     def take(self, rows: Tensor, device: torch.device) -> Signal:
         """Return the signal of these samples, in this order."""
-        values = {name: part[rows].to(device) for name, part in self.parts.items()}
-        context = tuple(values.pop(name) for name in sorted(values) if name.startswith("context"))
-        views = {name.removeprefix("view-"): values.pop(name) for name in list(values) if name.startswith("view-")}
-        return Signal(**values, context=context, views=views)
+        return Signal.of({place: part[rows].to(device) for place, part in self.parts.items()})
 
 
-def _tensors(signal: Signal) -> Iterator[tuple[str, Tensor]]:
-    for field in fields(signal):
-        value = getattr(signal, field.name)
-        if isinstance(value, tuple):
-            yield from ((f"{field.name}{i:03}", item) for i, item in enumerate(value))
-        elif isinstance(value, Mapping):
-            yield from ((f"view-{name}", item) for name, item in value.items())
-        elif value is not None:
-            yield field.name, value
-
-
-def _room(example: dict[str, Tensor], count: int, folder: Path) -> dict[str, Tensor]:
+def _room(example: dict[Place, Tensor], count: int, folder: Path) -> dict[Place, Tensor]:
     """Return empty tensors for `count` samples like those of `example`: in memory, or in files of `folder`.
 
     Raises ValueError where neither has room.
     """
-    needed = {name: count * value[0].numel() * value.element_size() for name, value in example.items()}
-    shapes = {name: (count, *value.shape[1:]) for name, value in example.items()}
-    total = sum(needed.values())
+    shapes = {place: torch.Size([count, *value.shape[1:]]) for place, value in example.items()}
+    total = sum(shapes[place].numel() * value.element_size() for place, value in example.items())
     if total < memory_left() / 2:
-        return {name: torch.empty(shapes[name], dtype=value.dtype) for name, value in example.items()}
+        return {place: torch.empty(shapes[place], dtype=value.dtype) for place, value in example.items()}
     free = shutil.disk_usage(folder).free
     if total > free:
         raise ValueError(
@@ -139,10 +118,9 @@ def _room(example: dict[str, Tensor], count: int, folder: Path) -> dict[str, Ten
             "an augmentation, with which outputs are computed anew at each step"
         )
     room = {}
-    for name, value in example.items():
-        size = needed[name] // value.element_size()
-        file = torch.from_file(str(folder / name), shared=True, size=size, dtype=value.dtype)
-        room[name] = file.view(shapes[name])
+    for number, (place, value) in enumerate(example.items()):
+        path, size = str(folder / str(number)), shapes[place].numel()
+        room[place] = torch.from_file(path, shared=True, size=size, dtype=value.dtype).view(shapes[place])
     return room
 
 

@@ -104,7 +104,8 @@ class Block(nn.Module):
         """Return the signal for the next block as `step` does, but learn nothing and store no graph."""
         self.last_terms = {}
         with self.autocast(signal.h):
-            return self.hand_on(signal, self(signal))
+            h = self(signal)
+        return self.hand_on(signal, h)
 
     def hand_on(self, signal: Signal, h: Tensor) -> Signal:
         """Return the signal for the next block, with the block's output `h` and what later blocks ask for."""

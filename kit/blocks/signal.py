@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+Place = tuple[str, int | str | None]
+"""Where in a signal a tensor stands: the field, and in one that holds several the tensor's number or name."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -51,15 +54,33 @@ class Signal:
 
     def select(self, rows: Tensor) -> Signal:
         """Return the signal of some of the samples: `rows` (b,) int64, in that order."""
+        return Signal.of({place: tensor[rows] for place, tensor in self.parts().items()})
 
-        def chosen(value):
-            if isinstance(value, Tensor):
-                return value[rows]
-            if isinstance(value, tuple):
-                return tuple(item[rows] for item in value)
-            return value and {name: item[rows] for name, item in value.items()}
+    def parts(self) -> dict[Place, Tensor]:
+        """Return every tensor of the signal by its place."""
+        found: dict[Place, Tensor] = {}
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, Mapping):
+                found |= {(part.name, name): tensor for name, tensor in value.items()}
+            elif isinstance(value, tuple):
+                found |= {(part.name, number): tensor for number, tensor in enumerate(value)}
+            elif value is not None:
+                found[part.name, None] = value
+        return found
 
-        return Signal(**{part.name: chosen(getattr(self, part.name)) for part in fields(self)})
+    @classmethod
+    def of(cls, parts: Mapping[Place, Tensor]) -> Signal:
+        """Return the signal with these tensors at their places."""
+        values: dict = {}
+        for (name, item), tensor in parts.items():
+            if item is None:
+                values[name] = tensor
+            elif isinstance(item, str):
+                values.setdefault(name, {})[item] = tensor
+            else:
+                values[name] = (*values.get(name, ()), tensor)
+        return cls(**values)
 
 
 def dense(tensor: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ batch size); after that a signal is nothing but its data, and the next one is on
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -24,11 +24,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Layout:
-    """One tensor of a signal: the field it belongs to and how it lies in memory."""
+    """One tensor of a signal: its place there (`kit.blocks.signal.Place`), and how it lies in memory."""
 
     field: str
     item: int | str | None
-    """Its place or name in a field that holds several tensors."""
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -37,32 +36,18 @@ class Layout:
 def pack(signal: Signal) -> tuple[list[Layout], list[Tensor]]:
     """Return the layouts of the signal's tensors and the tensors, flat. A field that is None does not travel."""
     layouts, flat = [], []
-    for field in fields(signal):
-        value = getattr(signal, field.name)
-        several = (
-            enumerate(value) if isinstance(value, tuple) else value.items() if isinstance(value, Mapping) else None
-        )
-        items = [(None, value)] if several is None else several
-        for item, tensor in items:
-            if tensor is not None:
-                tensor = dense(tensor)
-                layouts.append(Layout(field.name, item, tensor.dtype, tuple(tensor.shape), tensor.stride()))
-                flat.append(tensor.as_strided((tensor.numel(),), (1,)))
+    for place, tensor in signal.parts().items():
+        tensor = dense(tensor)
+        layouts.append(Layout(*place, tensor.dtype, tuple(tensor.shape), tensor.stride()))
+        flat.append(tensor.as_strided((tensor.numel(),), (1,)))
     return layouts, flat
 
 
 def unpack(layouts: Sequence[Layout], flat: Sequence[Tensor]) -> Signal:
     """Return the signal that `pack` took apart."""
-    values: dict = {}
-    for layout, data in zip(layouts, flat, strict=True):
-        tensor = data.as_strided(layout.shape, layout.stride)
-        if layout.item is None:
-            values[layout.field] = tensor
-        elif isinstance(layout.item, str):
-            values.setdefault(layout.field, {})[layout.item] = tensor
-        else:
-            values[layout.field] = (*values.get(layout.field, ()), tensor)
-    return Signal(**values)
+    pairs = zip(layouts, flat, strict=True)
+    tensors = {(layout.field, layout.item): data.as_strided(layout.shape, layout.stride) for layout, data in pairs}
+    return Signal.of(tensors)
 
 
 class Sender:

@@ -186,8 +186,7 @@ class Stage(Fit):
         if self.receiver:
             yield from self.receiver.signals(kind, [size for size in sizes if size])
             return
-        options = {"epoch": self.epoch, "start": start, "seed": self.config.seed, "augment": self.config.augment}
-        batches = self.data.batches(kind, batch_size, device=self.device, **(options if training else {}))
+        batches = self.batches() if training else self.data.batches(kind, batch_size, device=self.device)
         for (x, y), size in zip(batches, sizes, strict=True):
             if size:
                 yield self.whole.signal(self._shard(x), self._shard(y))

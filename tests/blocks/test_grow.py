@@ -102,6 +102,16 @@ def test_frozen_blocks_rest_and_store_no_graph():
     assert net[0].last_terms == {}
 
 
+def test_a_frozen_block_hands_on_its_code_as_a_learning_one_does_in_bf16():
+    """AL's codes are fp32 whatever the block's precision; the next block's loss takes no other."""
+    net = growing("al", precision="bf16")
+    learning = net[0].step(net.signal(*batch()))
+    net.freeze(1)
+    frozen = net[0].step(net.signal(*batch()))
+    assert learning.target.dtype == frozen.target.dtype == torch.float32
+    net[1].step(frozen)
+
+
 def test_thawed_blocks_go_on_as_if_they_had_never_rested():
     rested, other = growing("greedy", 1, 0.3), growing("greedy", 1, 0.3)
     for net in (rested, other):
