@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kit.blocks import costs
+from kit.blocks.places import evaluating
 from kit.blocks.signal import Signal
 from kit.errors import unknown
 
@@ -115,12 +116,10 @@ def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor,
     `cost` is that of leaving at each exit, as `exit_costs` gives it. Runs in evaluation mode. Raises ValueError for
     an empty batch, and for a rule that compares two exits on a net that has one.
     """
-    num_exits, training = net.num_exits, net.training
-    signal = net.signal(x)
+    num_exits, signal = net.num_exits, net.signal(x)
     size = len(signal.h)
     _check(size, rule, num_exits)
-    net.eval()
-    try:
+    with evaluating(net):
         here = torch.arange(size, device=signal.h.device)  # who is still under way
         left = torch.full_like(here, num_exits - 1)
         count, before, result, rows = torch.zeros_like(here), None, None, None
@@ -138,9 +137,7 @@ def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor,
                 result[here[gone]], left[here[gone]] = logits[gone], k
                 here, count, logits = here[rows], count[rows], logits[rows]
             before = logits
-        return result, left, torch.tensor(cost, dtype=torch.float64)[left.cpu()]
-    finally:
-        net.train(training)
+    return result, left, torch.tensor(cost, dtype=torch.float64)[left.cpu()]
 
 
 def _check(size: int, rule: Rule, num_exits: int) -> None:
@@ -161,18 +158,15 @@ def exit_costs(net, x, unit: str = "flops", repeats: int = 5) -> list[float]:
     """
     if unit not in ("flops", "seconds"):
         raise unknown("unit", unit, ("flops", "seconds"))
-    signal, training = net.signal(x), net.training
+    signal = net.signal(x)
     _check(len(signal.h), Rule("confidence"), net.num_exits)
-    net.eval()
-    try:
+    with evaluating(net):
         if unit == "flops":
             with costs.counting() as counter:
                 totals = [counter.get_total_flops() for _ in answers(net, signal)]
         else:
             runs = torch.tensor([_clocked(net, signal) for _ in range(repeats + 1)][1:])
             totals = runs.median(0).values.tolist()
-    finally:
-        net.train(training)
     return [total / len(signal.h) for total in totals]
 
 
@@ -184,17 +178,13 @@ def _clocked(net, signal: Signal) -> list[float]:
 @torch.no_grad()
 def last_only(net, x) -> Tensor:
     """Return the last exit's logits (B, C), fp32, in evaluation mode, without asking any head before it."""
-    training, signal = net.training, net.signal(x)
-    net.eval()
-    try:
-        *inner, last = net
+    signal, (*inner, last) = net.signal(x), net
+    with evaluating(net):
         for block in inner:
             with block.autocast(signal.h):
                 signal = block.answered(signal, block(signal))
         with last.autocast(signal.h):
             return last.readout(last(signal)).float()
-    finally:
-        net.train(training)
 
 
 def last_cost(net, x) -> float:

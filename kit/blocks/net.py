@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kit.blocks import exits, grow
 from kit.blocks.block import Block
+from kit.blocks.places import evaluating
 from kit.blocks.plan import Plan, Shape
 from kit.blocks.signal import Signal
 from kit.errors import unknown
@@ -191,14 +192,10 @@ class Net(nn.Module):
     @torch.no_grad()
     def predict(self, x: Input) -> list[Tensor]:
         """Return the logits (B, C) of every exit for inputs `x` (B, …), first to last, in evaluation mode."""
-        training = self.training
-        self.eval()
-        try:
-            signal = self.signal(x)
-            logits: list[Tensor] = []
+        signal = self.signal(x)
+        logits: list[Tensor] = []
+        with evaluating(self):
             for block in self:
                 answers, signal = block.exits(signal)
                 logits += answers
-            return logits
-        finally:
-            self.train(training)
+        return logits

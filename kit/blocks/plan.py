@@ -13,6 +13,7 @@ from kit.blocks import heads
 from kit.blocks.block import Block
 from kit.blocks.context import Supply, supplied
 from kit.blocks.objectives import Objective
+from kit.blocks.places import evaluating
 from kit.blocks.side import Side
 
 Shape = tuple[int, ...]
@@ -155,9 +156,8 @@ def output_shapes(stages: Sequence[nn.Module], example: Tensor) -> list[Shape]:
     """Return each stage's output shape without the batch, found by one forward in evaluation mode."""
     h, shapes = example, []
     for stage in stages:
-        training = stage.training
-        h = stage.eval()(h)
-        stage.train(training)
+        with evaluating(stage):
+            h = stage(h)
         shapes.append(tuple(h.shape[1:]))
     return shapes
 
