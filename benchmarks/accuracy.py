@@ -10,7 +10,6 @@ images: nothing is chosen; `best_exit_error` is that of the exit with the best v
 """
 
 import json
-import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -53,8 +52,10 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned]):
             add(args.out, future.result())
-    table = pd.read_csv(args.out, keep_default_na=False)
-    print(summary(table).to_string())
+    from kit.analysis import compared
+
+    table = compared.load(args.out)
+    print(compared.summary(table, with_n=True).to_string())
     draw(table, args.plot)
 
 
@@ -124,13 +125,6 @@ def add(out: Path, found: dict) -> None:
     print(found, flush=True)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean ± standard deviation of the test error in per cent, a line for each method."""
-    groups = table.groupby(["method", "num_blocks", "context"])["error"]
-    shown = groups.agg(lambda e: f"{100 * e.mean():.1f} ± {100 * e.std():.1f} (n={len(e)})")
-    return shown.unstack(["num_blocks", "context"])
-
-
 def draw(table: pd.DataFrame, path: Path) -> None:
     from kit.analysis import plots
 
@@ -140,5 +134,4 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()

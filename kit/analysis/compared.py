@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from kit.analysis.plots import Picture, styled
-from kit.analysis.widgets import Explorer, png
+from kit.analysis.widgets import PictureExplorer
 
 RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 
@@ -24,13 +24,12 @@ RESULTS = Path(__file__).parents[2] / "benchmarks/results"
 @torch.no_grad()
 def features(net, x: Tensor) -> list[Tensor]:
     """Return what each block, or stage inside a block, hands on for inputs `x` (B, …), first to last."""
-    net.eval()
-    signal, found = net.signal(x, torch.zeros(len(x), dtype=torch.int64)), []
+    signal, found = net.eval().signal(x), []
     for block in net:
         with block.autocast(x):
             outputs = block.outputs(signal)
         found += [h.float() for h in outputs]
-        signal = signal.advance(outputs[-1], block.keep_x, block.depth)
+        signal = block.answered(signal, outputs[-1])
     return found
 
 
@@ -56,12 +55,18 @@ def load(path: Path = RESULTS / "accuracy.csv") -> pd.DataFrame:
     return pd.read_csv(path, keep_default_na=False)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean ± standard deviation over seeds of the test error in per cent: a row for each method."""
-    groups = (100 * table.set_index(["method", "num_blocks", "context"])["error"]).groupby(level=[0, 1, 2])
-    shown = groups.agg(lambda e: f"{e.mean():.1f} ± {e.std():.1f}")
+def summary(table: pd.DataFrame, with_n: bool = False) -> pd.DataFrame:
+    """Return mean ± standard deviation over seeds of the test error in per cent: a row for each method.
+
+    `with_n` says of how many seeds each is.
+    """
+
+    def shown(e: pd.Series) -> str:
+        return f"{100 * e.mean():.1f} ± {100 * e.std():.1f}" + f" (n={len(e)})" * with_n
+
+    cells = table.groupby(["method", "num_blocks", "context"])["error"].agg(shown).unstack(["num_blocks", "context"])
     order = [(k, c) for c in ("none", "E", "R1E") for k in sorted(set(table["num_blocks"]))]
-    return shown.unstack([1, 2]).reindex(columns=[case for case in order if case in set(shown.unstack([1, 2]).columns)])
+    return cells.reindex(columns=[case for case in order if case in set(cells.columns)])
 
 
 @styled
@@ -83,7 +88,7 @@ def standing(table: pd.DataFrame, method: str, num_blocks: int, context: str) ->
     return figure
 
 
-class Comparison(Explorer):
+class Comparison(PictureExplorer):
     """Choose method, number of blocks and context; see where the choice stands."""
 
     def __init__(self, table: pd.DataFrame):
@@ -92,16 +97,12 @@ class Comparison(Explorer):
         self.method = w.Dropdown(options=sorted(choices["method"]), value="greedy", description="method")
         self.blocks = w.Dropdown(options=sorted(choices["num_blocks"]), value=16, description="blocks")
         self.context = w.Dropdown(options=choices["context"], value="none", description="context")
-        self.picture = w.Image(format="png")
-        super().__init__([self.method, self.blocks, self.context], [self.picture])
-        show = self.guarded(self.show)
-        for control in self.controls:
-            control.observe(show, "value")
-        show()
-        self.still = self.picture.value
+        super().__init__([self.method, self.blocks, self.context])
+        self.guarded(self.draw)()
 
-    def show(self) -> None:
-        self.picture.value = png(standing(self.table, self.method.value, self.blocks.value, self.context.value))
+    def figure(self) -> Picture:
+        """Return the bars with the choice in colour."""
+        return standing(self.table, self.method.value, self.blocks.value, self.context.value)
 
 
 def explorer(table: pd.DataFrame) -> Comparison:

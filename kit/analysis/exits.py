@@ -94,7 +94,7 @@ def exit_explorer(logits, labels, cost: Sequence[float], full: float | None = No
     return explorer.figure() if widgets.headless() else explorer
 
 
-class ExitExplorer(widgets.Explorer):
+class ExitExplorer(widgets.PictureExplorer):
     """Move a rule's threshold, and see the point move along its curve and the samples change their exits."""
 
     def __init__(self, logits, labels, cost: Sequence[float], full: float | None = None):
@@ -111,11 +111,8 @@ class ExitExplorer(widgets.Explorer):
         )
         self.patience = w.IntSlider(1, min=1, max=max(1, len(logits) - 1), description="patience",
                                     continuous_update=False, style=style)  # fmt: skip
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
-        super().__init__([self.rule, self.threshold, self.patience], [self.picture])
+        super().__init__([self.rule, self.threshold, self.patience], redrawing=[self.threshold, self.patience])
         self.rule.observe(self.guarded(self.change_rule), "value")
-        self.threshold.observe(self.guarded(self.draw), "value")
-        self.patience.observe(self.guarded(self.draw), "value")
         self.guarded(self.change_rule)()
 
     def change_rule(self) -> None:
@@ -132,10 +129,6 @@ class ExitExplorer(widgets.Explorer):
         name = self.rule.value
         threshold = None if name == "patience" else self.threshold.value
         return calibrate.measure(Rule(name, threshold, self.patience.value), self.logits, self.labels, self.cost)
-
-    def draw(self) -> None:
-        """Show the figure as the controls stand."""
-        self.picture.value = self.still = widgets.png(self.figure())
 
     @plots.styled
     def figure(self) -> Figure:

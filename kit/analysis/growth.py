@@ -141,10 +141,10 @@ def accuracy_by_epoch(table: pd.DataFrame, joined: int | None = None) -> Figure:
     """
     figure = plots.Picture(figsize=(7.2, 4.2), layout="constrained")
     panel = figure.subplots()
-    band = ("ci", 95) if table["seed"].nunique() > 1 else None
     sns.lineplot(
-        table, x="epoch", y="test", hue="net", style="net", markers=True, dashes=False, errorbar=band, ax=panel
-    )
+        table, x="epoch", y="test", hue="net", style="net", markers=True, dashes=False,
+        errorbar=plots.band(table), ax=panel,
+    )  # fmt: skip
     if joined is not None:
         panel.axvline(joined + 0.5, color="0.5", ls=":", label="a block joins")
     panel.set(ylabel="test accuracy of the last exit")
@@ -160,7 +160,7 @@ def growth_explorer(tables: dict[str, pd.DataFrame]):
     return explorer.figure() if widgets.headless() else explorer
 
 
-class GrowthExplorer(widgets.Explorer):
+class GrowthExplorer(widgets.PictureExplorer):
     """Scrub through training, and see blocks join, learn and rest."""
 
     def __init__(self, tables: dict[str, pd.DataFrame]):
@@ -168,10 +168,8 @@ class GrowthExplorer(widgets.Explorer):
         self.run = w.Dropdown(options=list(tables), description="run")
         style = {"description_width": "initial"}
         self.epoch = w.IntSlider(1, min=1, max=1, description="epoch", continuous_update=False, style=style)
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
-        super().__init__([self.run, self.epoch], [self.picture])
+        super().__init__([self.run, self.epoch], redrawing=[self.epoch])
         self.run.observe(self.guarded(self.choose), "value")
-        self.epoch.observe(self.guarded(self.draw), "value")
         self.guarded(self.choose)()
 
     def choose(self) -> None:
@@ -180,10 +178,6 @@ class GrowthExplorer(widgets.Explorer):
         self.epoch.max = last
         self.epoch.value = last
         self.draw()
-
-    def draw(self) -> None:
-        """Show the figure of the chosen run and epoch."""
-        self.picture.value = self.still = widgets.png(self.figure())
 
     def figure(self) -> Figure:
         """Return the figure that is shown."""

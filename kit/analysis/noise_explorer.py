@@ -15,7 +15,7 @@ def noise_explorer(table: pd.DataFrame):
     return NoiseExplorer(table)
 
 
-class NoiseExplorer(widgets.Explorer):
+class NoiseExplorer(widgets.PictureExplorer):
     """Choose a noise rate, an exit and an epoch."""
 
     def __init__(self, table: pd.DataFrame):
@@ -24,10 +24,7 @@ class NoiseExplorer(widgets.Explorer):
         self.rate = w.SelectionSlider(options=sorted(table["noise_rate"].unique()), value=rate, description="rate")
         self.exit = w.SelectionSlider(options=self.exits(table), value=exit_, description="exit")
         self.epoch = w.SelectionSlider(options=self.epochs(table), value=epoch, description="epoch")
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
-        super().__init__([self.rate, self.exit, self.epoch], [self.picture])
-        for control in self.controls:
-            control.observe(self.guarded(self.draw), "value")
+        super().__init__([self.rate, self.exit, self.epoch])
         self.guarded(self.draw)()
 
     @staticmethod

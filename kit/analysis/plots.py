@@ -67,7 +67,7 @@ def accuracy_over_epochs(table: pd.DataFrame, split: str = "test") -> Figure:
     for panel, method in zip(panels, methods, strict=True):
         own = rows[rows["method"] == method]
         sns.lineplot(
-            own, x="epoch", y="value", hue="block", palette=colours, errorbar=_band(own), legend=False, ax=panel
+            own, x="epoch", y="value", hue="block", palette=colours, errorbar=band(own), legend=False, ax=panel
         )
         panel.set(title=method, xlabel="epoch", ylabel=f"{split} accuracy")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -89,7 +89,7 @@ def accuracy_by_exit(table: pd.DataFrame, split: str = "test") -> Figure:
     panel = figure.subplots()
     sns.lineplot(
         last, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=9,
-        errorbar=_band(last), ax=panel,
+        errorbar=band(last), ax=panel,
     )  # fmt: skip
     panel.set(xlabel="exit (first to last block)", ylabel=f"{split} accuracy, last epoch")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -171,7 +171,7 @@ def gradient_lines(panel: Axes, line: pd.DataFrame, metric: str = "gradient") ->
     """Draw `value` against `depth` into `panel` on a logarithmic scale, a line per `method`."""
     sns.lineplot(
         line, x="depth", y="value", hue="method", style="method", markers=True, dashes=False, ms=7,
-        errorbar=_band(line), ax=panel,
+        errorbar=band(line), ax=panel,
     )  # fmt: skip
     panel.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=_NAMES.get(metric, metric))
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -221,5 +221,6 @@ def _accuracies(table: pd.DataFrame, split: str) -> pd.DataFrame:
     return rows
 
 
-def _band(rows: pd.DataFrame) -> tuple[str, int] | None:
+def band(rows: pd.DataFrame) -> tuple[str, int] | None:
+    """Return seaborn's `errorbar` for `rows`: the 95 % confidence interval where there are several seeds."""
     return ("ci", 95) if "seed" in rows and rows["seed"].nunique() > 1 else None

@@ -84,3 +84,21 @@ class Explorer(w.VBox):
         if data and self.still:
             data = {**data, "image/png": b64encode(self.still).decode()}
         return (data, *metadata) if metadata else data
+
+
+class PictureExplorer(Explorer):
+    """An explorer of one picture: `figure`, drawn anew when one of `redrawing` (None: any of the controls) moves."""
+
+    def __init__(self, controls: Sequence[w.Widget], redrawing: Sequence[w.Widget] | None = None):
+        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+        super().__init__(controls, [self.picture])
+        for control in self.controls if redrawing is None else redrawing:
+            control.observe(self.guarded(self.draw), "value")
+
+    def figure(self) -> Figure:
+        """Return the figure as the controls stand."""
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        """Show the figure as the controls stand."""
+        self.picture.value = self.still = png(self.figure())
