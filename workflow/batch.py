@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from kit.files import atomic
 from kit.records import versions
-from workflow.experiment import ROOT, Experiment, read
+from workflow.experiment import ROOT, Experiment, locate, read
 
 COPIED = ("kit", "notebooks", "workflow")
 
@@ -42,8 +42,9 @@ def freeze(experiment: Path, batch: Path) -> Path:
             shutil.copytree(ROOT / name, draft / name, ignore=unwanted)
         place = draft / "workflow" / "experiments"
         shutil.copyfile(experiment, place / experiment.name)
-        if not (notebook := read(experiment).source).is_relative_to(ROOT):
-            shutil.copyfile(notebook, place / read(experiment).notebook)
+        given = read(experiment)
+        if not given.source.is_relative_to(ROOT):
+            shutil.copyfile(given.source, place / given.notebook)
         about = {"experiment": experiment.stem, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "versions": versions()}
         (draft / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
         draft.chmod(0o755)
@@ -101,9 +102,10 @@ def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
             except BaseException as error:
                 _note(batch, name, "failed", error=f"{error}"[:500])
                 raise
-            _note(batch, name, "done", seconds=round(time.time() - begin, 1))
+            spent = {"seconds": round(time.time() - begin, 1)}
+            _note(batch, name, "done", **spent)
             with atomic(work / "done.json") as draft:
-                draft.write_text(json.dumps({"seconds": round(time.time() - begin, 1)}))
+                draft.write_text(json.dumps(spent))
         for source, target in (
             (work / "notebook.ipynb", "notebook.ipynb"),
             (work / experiment.table, "result.parquet"),
@@ -159,9 +161,8 @@ def set_damaged_aside(experiment: Experiment, batch: Path) -> None:
             print(f"{path} cannot be read: it was set aside, and cell {name} runs again")
 
 
-def running(batch: Path, name: str) -> bool:
-    """Say whether a process holds the cell's lock."""
-    lock = batch / "work" / name / ".cell-lock"
+def held(lock: Path) -> bool:
+    """Say whether a process holds the lock."""
     if not lock.exists():
         return False
     try:
@@ -177,7 +178,7 @@ def status(experiment: Experiment, batch: Path) -> dict[str, list[str]]:
     for name in experiment.cells():
         if (batch / "cells" / name / "result.parquet").exists():
             found["done"].append(name)
-        elif running(batch, name):
+        elif held(batch / "work" / name / ".cell-lock"):
             found["running"].append(name)
         elif (batch / "work" / name / "notebook.failed.ipynb").exists():
             found["failed"].append(name)
@@ -204,7 +205,7 @@ def run(arguments: argparse.Namespace) -> int:
     from workflow import results
 
     experiment = read(arguments.experiment)
-    path = _path(arguments.experiment)
+    path = locate(arguments.experiment)
     batch = arguments.batch.resolve()
     batch.mkdir(parents=True, exist_ok=True)
     try:
@@ -213,7 +214,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Timeout:
         raise ValueError(f"another process is preparing {batch}: wait for it") from None
     begun = read(frozen)
-    if not running_batch(batch):
+    if not held(batch / ".lock"):  # no scheduler is at work
         set_damaged_aside(begun, batch)
     options = ["--batch", str(batch), "--root", str(ROOT), "--jobs", str(arguments.jobs), "--gpus", str(arguments.gpus)]
     options += ["--profile", str(Path(arguments.profile).resolve())] if arguments.profile else []
@@ -227,21 +228,6 @@ def run(arguments: argparse.Namespace) -> int:
     print_status(begun, batch)
     results.report(experiment, begun, batch)
     return 0 if len(status(begun, batch)["done"]) == len(begun.cells()) else 1
-
-
-def running_batch(batch: Path) -> bool:
-    """Say whether a scheduler is at work in this folder."""
-    try:
-        with FileLock(batch / ".lock", timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def _path(experiment: str) -> Path:
-    return (
-        Path(experiment) if experiment.endswith(".yaml") else ROOT / "workflow" / "experiments" / f"{experiment}.yaml"
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -284,7 +270,7 @@ def _do(given: argparse.Namespace) -> int:
             return 1
         return 0
     experiment, batch = read(given.experiment), given.batch.resolve()
-    frozen = batch / "code" / "workflow" / "experiments" / _path(given.experiment).name
+    frozen = batch / "code" / "workflow" / "experiments" / locate(given.experiment).name
     begun = read(frozen) if frozen.exists() else experiment
     if given.command == "status":
         print_status(begun, batch)

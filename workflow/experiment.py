@@ -79,15 +79,19 @@ class Experiment:
                         yield case, dict(zip(values, combination, strict=True)), seed
 
 
+def locate(experiment: str | Path) -> Path:
+    """Return the YAML file of an experiment, given by its path or by its name in workflow/experiments."""
+    path = Path(experiment)
+    return path if path.suffix == ".yaml" else FOLDER / f"{path}.yaml"
+
+
 def read(path: str | Path) -> Experiment:
     """Return the experiment of a YAML file, or of a name in workflow/experiments.
 
     Raises ValueError, naming file and key, for what is unknown, missing, empty, of another type, or would write one
     file twice; every cell's parameters are checked against the notebook's.
     """
-    path = Path(path)
-    if path.suffix != ".yaml":
-        path = FOLDER / f"{path}.yaml"
+    path = locate(path)
     if not path.is_file():
         raise unknown(f"experiment in {path.parent}", path.stem, sorted(p.stem for p in path.parent.glob("*.yaml")))
     try:
