@@ -21,7 +21,22 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from _harness import ROOT, arguments, row, write
+import torch
+import torch.distributed as dist
+from _harness import arguments, row, write
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.nn.parallel import DistributedDataParallel
+
+from kit.blocks.backbones import backbone
+from kit.blocks.split import choose, places, split
+from kit.methods import decouple
+from kit.pipeline.launch import start_ranks
+from kit.pipeline.link import Receiver, Sender
+from kit.pipeline.options import Options
+from kit.pipeline.placement import step_seconds_by_block
+from kit.pipeline.schedule import gpipe, one_f_one_b
+from kit.pipeline.simulate import Costs, predict, timeline
+from kit.pipeline.worker import joined
 
 MICRO = (2, 4, 8, 16)
 SETTINGS = {"backbone": "vgg-paper", "width": 0.25, "image": [3, 32, 32], "num_classes": 10, "optimizer": "sgd"}
@@ -47,8 +62,6 @@ def main() -> None:
 
 def measure(settings: dict) -> dict:
     """Start the two processes, and return what they measured."""
-    from kit.pipeline.launch import start_ranks
-
     with tempfile.TemporaryDirectory(prefix="kit-benchmark-") as folder:
         given = Path(folder, "settings.json")
         given.write_text(json.dumps(settings))
@@ -88,12 +101,6 @@ def report(measured: dict) -> list[dict]:
 
 
 def rank_main(settings: dict, out: Path) -> None:
-    import torch
-    import torch.distributed as dist
-
-    from kit.pipeline.options import Options
-    from kit.pipeline.worker import joined
-
     torch.set_num_threads(1)
     with joined(torch.device("cpu"), Options(timeout=300.0)):
         measured = Rank(settings).measure()
@@ -106,9 +113,6 @@ class Rank:
     """One process: its part of every case, and the clock."""
 
     def __init__(self, settings: dict):
-        import torch
-        import torch.distributed as dist
-
         self.settings, self.rank = settings, dist.get_rank()
         noise = torch.Generator().manual_seed(0)
         self.x = torch.randn(settings["batch"], *settings["image"], generator=noise)
@@ -117,38 +121,24 @@ class Rank:
 
     def agree(self, choices: dict) -> dict:
         """Let rank 0 choose, while the other one is idle, and tell."""
-        import torch.distributed as dist
-
         told = [{name: choose() for name, choose in choices.items()}] if self.rank == 0 else [None]
         dist.broadcast_object_list(told, 0)
         return told[0]
 
     def model(self):
-        import torch
-
-        from kit.blocks.backbones import backbone
-
         torch.manual_seed(0)
         s = self.settings
         return backbone(s["backbone"], s["image"][0], s["num_classes"], s["width"], s["image"][1])
 
     def net(self, method: str, at: list[str]):
-        from kit.blocks.split import split
-        from kit.methods import decouple
-
         stages = split(self.model(), None, self.x[:2], at=at)
         return decouple(stages, method, self.settings["num_classes"], self.x[:2], optimizer="sgd", lr=0.01)
 
     def backprop_cut(self) -> list[str]:
-        from kit.blocks.split import choose
-
         return choose(self.model(), 2, self.x, "time")
 
     def decoupled_cut(self) -> list[str]:
         """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""
-        from kit.blocks.split import places
-        from kit.pipeline.placement import step_seconds_by_block
-
         names = places(self.model(), self.x[:2])
         ends = [name for name in names if "." not in name or int(name.split(".")[1]) % 3 == 2]  # conv, norm, ReLU
         here, slowest = names.index(self.backprop_cut()[0]), {}
@@ -160,7 +150,7 @@ class Rank:
     def measure(self) -> dict:
         """Find the best numbers of micro-batches, then measure all cases in turn."""
         steps, windows = self.settings["steps"], self.settings["windows"]
-        ours, one = self.ours(), self.net(self.settings["method"], self.cuts["decoupled"])
+        ours, one = Ours(self), self.net(self.settings["method"], self.cuts["decoupled"])
         backprop = self.net("bp", [])
         micro, cases = {}, {}
         for name in ("gpipe", "1f1b"):
@@ -188,28 +178,15 @@ class Rank:
 
     def window(self, run, steps: int) -> float:
         """Return the seconds per step of `run(steps)`, which gives its own duration; of the slower rank."""
-        import torch.distributed as dist
-
         dist.barrier()
-        mine = run(steps)
-        given: list = [None, None]
-        dist.all_gather_object(given, mine)
-        return max(given) / steps
+        return max(self.both(run(steps))) / steps
 
     def alone(self, step):
         """Return a case that rank 0 runs while rank 1 is idle."""
         return lambda steps: timed(step, steps) if self.rank == 0 else 0.0
 
-    def ours(self):
-        return Ours(self)
-
     def torch_pipeline(self, name: str, num_micro: int):
         """Return the case of PyTorch's own pipeline."""
-        import torch
-        from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-
-        from kit.blocks.split import split
-
         part = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])[self.rank]
         stage = PipelineStage(part, self.rank, 2, torch.device("cpu"))
         kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[name]
@@ -227,9 +204,6 @@ class Rank:
         return lambda steps: timed(step, steps)
 
     def data_parallel(self):
-        import torch
-        from torch.nn.parallel import DistributedDataParallel
-
         model = DistributedDataParallel(self.model())
         optimizer = torch.optim.SGD(model.parameters(), 0.01, 0.9)
         x, y = self.x.tensor_split(2)[self.rank], self.y.tensor_split(2)[self.rank]
@@ -243,9 +217,6 @@ class Rank:
 
     def predictions(self, ours, micro: dict) -> dict[str, float]:
         """Return the cost model's step time for ours, GPipe and 1F1B, from what operations take at this moment."""
-        from kit.pipeline.schedule import gpipe, one_f_one_b
-        from kit.pipeline.simulate import Costs, predict, timeline
-
         work = self.both(timed(ours.own_step, 3) / 3)
         zero = [0.0, 0.0]
         costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
@@ -256,8 +227,6 @@ class Rank:
         return found
 
     def both(self, mine: float) -> list[float]:
-        import torch.distributed as dist
-
         given: list = [None, None]
         dist.all_gather_object(given, mine)
         return given
@@ -268,12 +237,6 @@ class Rank:
         `held` micro-batches are forward before the first of them goes backward, as the schedule holds them: what waits
         for its backward pass lies in memory and not in the cache. Gradients add up over the batch, then one update.
         """
-        import torch
-        import torch.distributed as dist
-
-        from kit.blocks.split import split
-        from kit.pipeline.simulate import Costs
-
         stages = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])
         with torch.no_grad():
             h = stages[0](self.x)
@@ -307,9 +270,6 @@ class Rank:
 
     def transfer(self, tensors: list) -> float:
         """Return the seconds that tensors like these take from one rank to the other."""
-        import torch
-        import torch.distributed as dist
-
         seconds = []
         for _ in range(5):
             dist.barrier()
@@ -328,10 +288,6 @@ class Ours:
     """The decoupled net over two ranks, as `kit.pipeline.stage` runs it."""
 
     def __init__(self, rank: Rank):
-        import torch
-
-        from kit.pipeline.link import Receiver, Sender
-
         self.rank, net = rank, rank.net(rank.settings["method"], rank.cuts["decoupled"])
         self.block = net[rank.rank]
         self.first = net.signal(rank.x, rank.y)
@@ -378,5 +334,4 @@ def timed(step, steps: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
     main()
