@@ -4,8 +4,9 @@
 
 Memory and FLOPs are planned on tensors without data (kit.analysis.memory), at sizes this machine could not train. The
 plan is checked against PyTorch's allocator, in a process of its own for each case, at batches that fit. Step times are
-ratios of steps taken in turn. Networks are cut by memory, unless a row says that the cuts are the paper's; SGD with
-momentum. Checkpointing is torch.utils.checkpoint on the same cuts, the last part kept; `backprop` is one block.
+ratios of the processor time of steps taken in turn, one thread. Networks are cut by memory, unless a row says that the
+cuts are the paper's; SGD with momentum. Checkpointing is torch.utils.checkpoint on the same cuts, the last part kept;
+`backprop` is one block.
 About ten minutes of one core. What FILE holds already is not done again: remove it to start anew.
 """
 
@@ -244,10 +245,10 @@ def timed(book: Book, rounds: int) -> None:
     import torch
 
     name = f"resnet110 {{}} K={{}} batch={TIMED_BATCH}".format
-    print(f"\nresnet110, batch {TIMED_BATCH}: a step's time, times backprop's")
-    if book.has(name("backprop", 1), "step time / backprop's"):
+    print(f"\nresnet110, batch {TIMED_BATCH}: a step's processor time, times backprop's")
+    if book.has(name("backprop", 1), "step's processor time / backprop's"):
         for found in book.rows:
-            if found["metric"] == "step time / backprop's":
+            if found["metric"] == "step's processor time / backprop's":
                 print(f"{found['case']:<46} {found['value']:6.3f} (from {found['min']:.3f} to {found['max']:.3f})")
         return
 
@@ -260,14 +261,14 @@ def timed(book: Book, rounds: int) -> None:
     for turn in range(rounds + 1):
         seconds = {}
         for case, net in nets.items():
-            begin = time.perf_counter()
+            begin = time.process_time()  # of one thread: what else the machine does stays out
             net.step(x, y)
-            seconds[case] = time.perf_counter() - begin
+            seconds[case] = time.process_time() - begin
         for case, taken in seconds.items():
             if turn:  # the first round only warms up
                 ratios[case].append(taken / seconds["backprop", 1])
     for (case, count), values in ratios.items():
-        found = row(name(case, count), "step time / backprop's", values, "")
+        found = row(name(case, count), "step's processor time / backprop's", values, "")
         book.add([found])
         published = PUBLISHED_TIME.get((case, count), PUBLISHED_TIME.get((case, None)))
         beside = f"; published overhead {published:+.1f} % (batch 1024, GPU)" if published else ""
