@@ -54,7 +54,7 @@ def accuracy_cost_lines(panel: Axes, table: pd.DataFrame, exits: pd.DataFrame, f
     panel.set(xlabel="cost per image, share of the last exit's", ylabel="accuracy")
     panel.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     panel.yaxis.set_major_formatter(PercentFormatter(1))
-    panel.legend(loc="lower right", fontsize=11)
+    panel.legend(loc="best", fontsize=11)
 
 
 @plots.styled
@@ -75,16 +75,16 @@ def gallery(rows: dict[str, tuple[np.ndarray, Sequence[str]]]) -> Figure:
     if not rows or not max(len(images) for images, _ in rows.values()):
         raise ValueError("there is no image to show")
     most = max(len(images) for images, _ in rows.values())
-    figure = plots.Picture(figsize=(1.15 * most, 2.1 * len(rows)), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.25)  # room for the rows' names
-    panels = figure.subplots(len(rows), most, squeeze=False)
-    for line, (name, (images, captions)) in zip(panels, rows.items(), strict=True):
+    figure = plots.Picture(figsize=(1.15 * most, 2 * len(rows)), layout="constrained")
+    parts = figure.subfigures(len(rows), squeeze=False)[:, 0]
+    for part, (name, (images, captions)) in zip(parts, rows.items(), strict=True):
+        part.suptitle(name, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        line = part.subplots(1, most, squeeze=False)[0]
         for panel in line:
             panel.axis("off")
         for panel, image, caption in zip(line, images, captions, strict=False):
             panel.imshow(image.transpose(1, 2, 0).squeeze(), cmap="gray_r", vmin=0, vmax=1)
             panel.set_title(caption, fontsize=8)
-        line[0].text(-0.05, 1.42, name, transform=line[0].transAxes, fontsize=11, fontweight="bold")
     return figure
 
 

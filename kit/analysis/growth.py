@@ -129,7 +129,7 @@ def accuracy_over_flops(table: pd.DataFrame, split: str = "test") -> Figure:
         panel.fill_between(line["flops"], line["low"], line["high"], color=drawn.get_color(), alpha=0.2)
     panel.set(xlabel="FLOPs spent on training", ylabel=f"{split} accuracy of the last exit")
     panel.yaxis.set_major_formatter(PercentFormatter(1))
-    panel.legend(loc="lower right")
+    panel.legend(loc="best")
     return figure
 
 
