@@ -66,14 +66,15 @@ def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataF
     rows = table[table["metric"] == spec.get("metric", "accuracy")]
     for column, value in spec.get("where", {}).items():
         rows = rows[rows[column] == value]
-    values = rows[rows["split"] == spec.get("split", "test")] if "split" in rows else rows
-    if values.empty:
+    picked = []
+    for _, cell in rows.groupby(keys, sort=False, dropna=False):
+        own, val = (
+            cell[cell["split"] == split] if "split" in cell else cell for split in (spec.get("split", "test"), "val")
+        )
+        if len(own):
+            picked.append(_pick(own, val, spec))
+    if not picked:
         return pd.DataFrame(columns=[*keys, "value"])
-    chosen = values.groupby(keys, sort=False, dropna=False, group_keys=False)
-    picked = [
-        _pick(group, rows[(rows[keys] == group[keys].iloc[0]).all(axis=1) & (rows["split"] == "val")], spec)
-        for _, group in chosen
-    ]
     found = pd.concat(picked, ignore_index=True)[[*keys, "value"]]
     if "less" in spec:
         found = _less(found, spec["less"])
@@ -104,49 +105,54 @@ def _less(found: pd.DataFrame, where: Mapping) -> pd.DataFrame:
     return found[~(found[list(where)] == pd.Series(where)).all(axis=1)].dropna(subset="value")
 
 
-def summary(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+def measures(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+    """Return every measure of every cell: `measured`, with a column measure in front."""
+    found = {name: measured(experiment, table, name) for name in experiment.measures}
+    return pd.concat(found, names=["measure", None]).reset_index("measure").reset_index(drop=True)
+
+
+def summary(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
     """Return mean, standard deviation, n and 95 % confidence interval over seeds of every measure at every point.
 
-    `of` is the number of seeds asked for: where n is smaller, cells are missing and the numbers are of those there.
-    The interval is Student's t; with one seed there is none.
+    `values` are the `measures`; `of` is the number of seeds asked for: where n is smaller, cells are missing and the
+    numbers are of those there. The interval is Student's t; with one seed there is none.
     """
     from scipy import stats
 
     rows = []
-    for measure in experiment.measures:
-        found = measured(experiment, table, measure)
-        for key, values in found.groupby(_keys(experiment), sort=False, dropna=False)["value"]:
-            n, mean = len(values), values.mean()
-            spread = values.std() if n > 1 else np.nan
-            half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
-            point = dict(zip(_keys(experiment), key, strict=True))
-            numbers = {"mean": mean, "std": spread, "n": n, "low": mean - half, "high": mean + half}
-            rows.append({"measure": measure, **point, **numbers, "of": len(experiment.seeds)})
+    keys = ["measure", *_keys(experiment)]
+    for key, seeds in values.groupby(keys, sort=False, dropna=False)["value"]:
+        n, mean = len(seeds), seeds.mean()
+        spread = seeds.std() if n > 1 else np.nan
+        half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
+        numbers = {"mean": mean, "std": spread, "n": n, "low": mean - half, "high": mean + half}
+        rows.append({**dict(zip(keys, key, strict=True)), **numbers, "of": len(experiment.seeds)})
     return pd.DataFrame(rows)
 
 
-def tests(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+def tests(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
     """Return, for every claim at every grid point, the paired difference over seeds and its verdict.
 
-    Ours less theirs, paired by seed; Student's paired t-test (scipy), p-values corrected by Holm's method over all
-    rows (statsmodels). `holds` and `does not hold` (significantly the other way round): p < 0.05 after correction.
+    `values` are the `measures`. Ours less theirs, paired by seed; Student's paired t-test (scipy), p-values corrected
+    by Holm's method over all rows (statsmodels). `holds` and `does not hold` (significantly the other way round): p <
+    0.05 after correction.
     """
     from scipy import stats
     from statsmodels.stats.multitest import multipletests
 
     keys, rows = [key for key in _keys(experiment) if key != "case"], []
     for claim in experiment.claims:
-        found = measured(experiment, table, claim["measure"])
+        found = values[values["measure"] == claim["measure"]]
         for name, value in claim.get("where", {}).items():
             found = found[found[name].isin(value if isinstance(value, list) else [value])]
         wide = found.pivot_table(index=[*keys, "seed"], columns="case", values="value")
         if not {claim["ours"], claim["theirs"]} <= set(wide):
             continue
         difference = (wide[claim["ours"]] - wide[claim["theirs"]]).dropna()
-        for key, values in difference.groupby(level=keys, sort=False) if keys else [((), difference)]:
+        for key, seeds in difference.groupby(level=keys, sort=False) if keys else [((), difference)]:
             point = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
-            p = stats.ttest_1samp(values, 0).pvalue if len(values) > 1 and values.std() > 0 else np.nan
-            numbers = {"difference": values.mean(), "std": values.std(), "n": len(values), "p": p}
+            p = stats.ttest_1samp(seeds, 0).pvalue if len(seeds) > 1 and seeds.std() > 0 else np.nan
+            numbers = {"difference": seeds.mean(), "std": seeds.std(), "n": len(seeds), "p": p}
             sign = -1 if claim.get("better", "higher") == "lower" else 1
             rows.append({"claim": claim["text"], "measure": claim["measure"], **point, **numbers, "sign": sign})
     if not rows:
@@ -166,14 +172,14 @@ def _verdict(difference: float, p: float) -> str:
     return VERDICTS[0] if difference > 0 else VERDICTS[1]
 
 
-def published(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
+def published(experiment: Experiment, numbers: pd.DataFrame) -> pd.DataFrame:
     """Return every published figure that the experiment names: paper says, we measured, differs in.
 
-    A row of `paper_results.csv` belongs to the case whose `paper` columns it has; braces there stand for the cell's
-    parameters, as in `setting: "K={num_blocks}"`. A figure without a cell says so.
+    `numbers` is the `summary`, empty where nothing was run. A row of `paper_results.csv` belongs to the case whose
+    `paper` columns it has; braces there stand for the cell's parameters, as in `setting: "K={num_blocks}"`. A figure
+    without a cell says so.
     """
     paper, rows = pd.read_csv(ROOT / "workflow" / "paper_results.csv"), []
-    numbers = summary(experiment, table) if len(table) else pd.DataFrame()
     answered = _answers(experiment)
     for entry in experiment.published:
         wanted = paper[(paper["source"] == entry["source"]) & (paper["metric"] == entry["metric"])]

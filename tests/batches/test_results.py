@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from workflow import results
-from workflow.experiment import Experiment
+from workflow.experiment import ROOT, Experiment, read
 
 EXPERIMENT = Experiment(
     name="e",
@@ -72,7 +72,7 @@ def test_an_unknown_key_of_a_measure_is_refused():
 
 
 def test_mean_deviation_and_interval_by_hand():
-    row = results.summary(EXPERIMENT, whole()).iloc[0]
+    row = results.summary(EXPERIMENT, results.measures(EXPERIMENT, whole())).iloc[0]
     values = np.array([0.8, 0.9, 0.85])
     half = 4.302652729911275 * values.std(ddof=1) / np.sqrt(3)  # Student's t at 97.5 %, 2 degrees of freedom
     assert (row["measure"], row["case"], row["rate"], row["n"], row["of"]) == ("last", "ours", 0.0, 3, 3)
@@ -82,7 +82,7 @@ def test_mean_deviation_and_interval_by_hand():
 def test_paired_test_with_holms_correction_by_hand():
     table = whole()
     table.loc[(table["case"] == "ours") & (table["rate"] == 0.4) & (table["split"] == "test"), "value"] *= 1.01
-    found = results.tests(EXPERIMENT, table)
+    found = results.tests(EXPERIMENT, results.measures(EXPERIMENT, table))
     assert found["rate"].tolist() == [0.0, 0.4] and found["n"].tolist() == [3, 3]
     p = [stats.ttest_rel([0.8, 0.9, 0.85], [0.5, 0.5, 0.6]).pvalue]
     p += [stats.ttest_rel(np.array([0.6, 0.7, 0.65]) * 1.01, [0.3, 0.3, 0.4]).pvalue]
@@ -101,20 +101,21 @@ def test_paired_test_with_holms_correction_by_hand():
     ],
 )
 def test_verdicts(ours, theirs, verdict):
-    found = results.tests(EXPERIMENT, whole(ours, theirs))
+    found = results.tests(EXPERIMENT, results.measures(EXPERIMENT, whole(ours, theirs)))
     assert set(found["verdict"]) == {verdict}
     assert results.in_words(found) == f"{verdict} at 2 of 2 points (n=3 seeds)."
 
 
 def test_where_lower_is_better_the_verdict_turns():
     claim = EXPERIMENT.claims[0] | {"better": "lower"}
-    found = results.tests(replace(EXPERIMENT, claims=[claim]), whole((0.80, 0.81, 0.82), (0.50, 0.52, 0.51)))
+    values = results.measures(EXPERIMENT, whole((0.80, 0.81, 0.82), (0.50, 0.52, 0.51)))
+    found = results.tests(replace(EXPERIMENT, claims=[claim]), values)
     assert set(found["verdict"]) == {"does not hold"}
 
 
 def test_one_seed_decides_nothing_and_has_no_interval():
-    table = whole()[lambda t: t["seed"] == 0]
-    found, row = results.tests(EXPERIMENT, table), results.summary(EXPERIMENT, table).iloc[0]
+    values = results.measures(EXPERIMENT, whole()[lambda t: t["seed"] == 0])
+    found, row = results.tests(EXPERIMENT, values), results.summary(EXPERIMENT, values).iloc[0]
     assert set(found["verdict"]) == {"not decided at this n"} and found["p_holm"].isna().all()
     assert row["n"] == 1 and row["of"] == 3 and np.isnan(row["low"])
 
@@ -131,7 +132,8 @@ def test_missing_and_damaged_results_are_named_and_not_made_up(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     table, missing = results.join(EXPERIMENT, tmp_path)
     assert missing == [gone, damaged]
-    numbers = results.summary(EXPERIMENT, table).query("measure == 'last' and case == 'ours'")
+    numbers = results.summary(EXPERIMENT, results.measures(EXPERIMENT, table))
+    numbers = numbers.query("measure == 'last' and case == 'ours'")
     assert numbers["n"].tolist() == [1, 3] and numbers["of"].tolist() == [3, 3]
 
 
@@ -145,8 +147,17 @@ def test_published_figures_stand_beside_ours(tmp_path, monkeypatch):
                     "where": {"backbone": "resnet32", "method": ["dgl", "bp"]}}],
     )  # fmt: skip
     parts = [cell("dgl", 0, s, ((0, 0), (0, 0.9 + s / 50))).drop(columns="rate").assign(num_blocks=2) for s in (0, 1)]
-    beside = results.published(experiment, pd.concat(parts)).set_index("setting")
+    numbers = results.summary(experiment, results.measures(experiment, pd.concat(parts)))
+    beside = results.published(experiment, numbers).set_index("setting")
     assert beside.at["K=2", "paper says"] == "8.69 ± 0.12"
     assert beside.at["K=2", "we measured"] == "9 ± 1.4 (n=2 of 2)"
     assert beside.at["K=4", "we measured"] == "not run yet" and beside.at["K=1", "we measured"] == "not in the grid"
     assert set(beside["differs in"]) == {"all"}
+
+
+def test_the_committed_verdicts_follow_from_the_committed_measures():
+    folder = ROOT / "workflow/measured/label_noise"
+    found = results.tests(read("label_noise"), pd.read_csv(folder / "measures.csv"))
+    there = pd.read_csv(folder / "claims.csv")
+    assert found["n"].eq(5).all() and found["verdict"].tolist() == there["verdict"].tolist()
+    assert found["difference"].tolist() == pytest.approx(there["difference"].tolist(), abs=1e-4)
