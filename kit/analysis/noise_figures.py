@@ -201,7 +201,7 @@ def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Figure
     left.set(title=f"rate {rate:g}, exit {exit_}, epoch {epoch}", xlabel="epoch", ylabel="test accuracy")
     left.legend(fontsize=11)
     right.set_xticks(range(len(methods)), methods, rotation=15, fontsize=11)
-    right.set(title="corrupted images: true label, wrong label (hatched)", ylim=(0, 1.03))
+    right.set(title="corrupted images: true, wrong (hatched)", ylim=(0, 1.03))
     right.title.set_fontsize(12)
     for axis in (left.yaxis, right.yaxis):
         axis.set_major_formatter(PercentFormatter(1))
