@@ -66,7 +66,7 @@ def measure(settings: dict) -> dict:
         given = Path(folder, "settings.json")
         given.write_text(json.dumps(settings))
         command = ["-m", "kit.tune", sys.executable, str(Path(__file__)), "--rank", str(given)]
-        start_ranks(command, 2, 0, "127.0.0.1:0", folder)
+        start_ranks(sys.executable, command, 2, 0, "127.0.0.1:0", folder)
         return json.loads(given.with_name("measured.json").read_text())
 
 

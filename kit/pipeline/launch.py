@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -70,13 +70,16 @@ def launch(
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items()]
         # `kit.tune` becomes the command that follows it, so the rank is the very process that is watched
         command = ["-m", "kit.tune", sys.executable, "-m", "kit.pipeline", str(settings), *flags, "--record", folder]
-        start_ranks(command, num_ranks, max_restarts, address, folder)
+        start_ranks(sys.executable, command, num_ranks, max_restarts, address, folder)
         return History.load(folder)
 
 
-def start_ranks(command: list[str], num_ranks: int, max_restarts: int, address: str, folder: str) -> None:
-    """Run `python *command` in `num_ranks` processes with torchrun's launcher, and wait for them.
+def start_ranks(
+    entry: str | Callable, arguments: Sequence, num_ranks: int, max_restarts: int, address: str, folder: str
+) -> None:
+    """Run a program or a function with `arguments` in `num_ranks` processes of torchrun's launcher, and wait for them.
 
+    Processes that run a function are forked off a server of multiprocessing, which has imported what it was told to.
     What rank 0 prints is printed here; the rest goes into `folder`. Raises PipelineFailed.
     """
     host, _, port = address.rpartition(":")
@@ -93,6 +96,7 @@ def start_ranks(command: list[str], num_ranks: int, max_restarts: int, address: 
         rdzv_backend=rendezvous.BACKEND,
         rdzv_endpoint=address,
         max_restarts=max_restarts,
+        start_method="forkserver",
         role="",
         log_line_prefix_template="${role_name}",  # rank 0's lines as they are
         local_addr=host,
@@ -100,7 +104,7 @@ def start_ranks(command: list[str], num_ranks: int, max_restarts: int, address: 
     )
     with _handlers_restored(), _silenced("torch.distributed.elastic"):
         try:
-            elastic_launch(launcher, sys.executable)(*command)
+            elastic_launch(launcher, entry)(*arguments)
         except ChildFailedError as error:
             raise PipelineFailed(_explain(error.failures, Path(folder))) from None
         except json.JSONDecodeError as error:

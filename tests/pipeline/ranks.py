@@ -1,17 +1,15 @@
 """What the tests run on several ranks: `on_ranks(function, …)` for the functions of this file."""
 
-import json
+import multiprocessing
 import os
 import resource
 import signal
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.elastic.multiprocessing.errors import record
 
 import kit
 from kit.pipeline import worker
@@ -25,8 +23,14 @@ ROOT = Path(__file__).parents[2]
 
 def on_ranks(function, num_ranks, folder, **arguments):
     """Run `function(**arguments)` of this file in `num_ranks` processes, and return when all are done."""
-    command = [str(Path(__file__)), function.__name__, json.dumps(arguments)]
-    start_ranks(command, num_ranks, 0, "127.0.0.1:0", str(folder))
+    multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torchvision", "sklearn.datasets"])
+    start_ranks(_run, (function, arguments), num_ranks, 0, "127.0.0.1:0", str(folder))
+
+
+def _run(function, arguments):
+    torch.set_num_threads(1)
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    function(**arguments)
 
 
 def with_dropout(config, known):
@@ -121,17 +125,3 @@ def _train(settings):
     options = Options(timeout=20.0)
     with worker.joined(torch.device("cpu"), options) as device:
         worker.train(kit.RunConfig(**settings), options, device)
-
-
-FUNCTIONS = {function.__name__: function for function in (run_all, refusals, poisoned, full_disk)}
-
-
-@record
-def main():
-    torch.set_num_threads(1)
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    FUNCTIONS[sys.argv[1]](**json.loads(sys.argv[2]))
-
-
-if __name__ == "__main__":
-    main()
