@@ -1,15 +1,18 @@
 """What the tests run on several ranks: `on_ranks(function, …)` for the functions of this file."""
 
+import json
 import multiprocessing
 import os
 import resource
 import signal
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.elastic.multiprocessing.errors import record
 
 import kit
 from kit.pipeline import worker
@@ -22,9 +25,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def on_ranks(function, num_ranks, folder, **arguments):
-    """Run `function(**arguments)` of this file in `num_ranks` processes, and return when all are done."""
+    """Run `function(**arguments)` of this file in `num_ranks` forked processes, and return when all are done."""
     multiprocessing.set_forkserver_preload([__name__, "torch._dynamo", "torchvision", "sklearn.datasets"])
     start_ranks(_run, (function, arguments), num_ranks, 0, "127.0.0.1:0", str(folder))
+
+
+def as_programs(function, num_ranks, folder, **arguments):
+    """Do so in Python programs, as `launch` starts them: the launcher then knows every failure, not only the first."""
+    command = ["-m", __name__, function.__name__, json.dumps(arguments)]
+    start_ranks(sys.executable, command, num_ranks, 0, "127.0.0.1:0", str(folder))
 
 
 def _run(function, arguments):
@@ -125,3 +134,7 @@ def _train(settings):
     options = Options(timeout=20.0)
     with worker.joined(torch.device("cpu"), options) as device:
         worker.train(kit.RunConfig(**settings), options, device)
+
+
+if __name__ == "__main__":
+    record(_run)(globals()[sys.argv[1]], json.loads(sys.argv[2]))
