@@ -24,7 +24,7 @@ SETTINGS = {
     "num_blocks": 4,
     "cuts": CUTS,
     "method": "deinforeg",
-    "options": {"pool": 4, "widths": (256, 256, 256)},  # an exit costs a twentieth of its block, not as much again
+    "options": {"pool": 4, "widths": (256, 256, 256)},  # small heads: every image that goes on has paid for one
     "epochs": 4,
     "lr": 3e-3,
     "augment": "none",
