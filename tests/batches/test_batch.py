@@ -133,16 +133,21 @@ def test_damaged_results_are_set_aside_and_their_cells_run_again(toy, runs, tmp_
     assert len(runs) == 5 and results.join(experiment, folder)[1] == []
 
 
+def _share(barrier):
+    _hold_gpu.both = barrier
+
+
 def _hold_gpu(_):
     with batch._gpu(2):
-        time.sleep(0.5)
+        _hold_gpu.both.wait(60)  # until each has one
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_two_cells_at_a_time_see_different_gpus(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    processes = multiprocessing.get_context("spawn")  # forked off a process with threads, they may never get going
+    with processes.Pool(2, _share, (processes.Barrier(2),)) as pool:
         assert sorted(pool.map(_hold_gpu, range(2), chunksize=1)) == ["0", "1"]
     with batch._gpu(0):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
