@@ -132,9 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if not (given.out or given.list):
         parser.error("say where the executed notebook goes: NOTEBOOK OUT")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a script starts this in its background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end with the kernel shut down
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a script's background: it could not be ended
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         if given.list:
             _print_parameters(read_parameters(given.notebook))

@@ -1,5 +1,6 @@
 """Every test: one thread, a fixed seed, no window."""
 
+import multiprocessing
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -8,6 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for notebooks and other process
 import numpy as np
 import pytest
 import torch
+
+# Processes that tests fork off multiprocessing's server, started where one is first asked for, find this imported.
+multiprocessing.set_forkserver_preload(
+    ["kit.train", "kit.pipeline.worker", "pandas", "pytest", "sklearn.datasets", "torch._dynamo", "torchvision"]
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

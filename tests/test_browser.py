@@ -140,9 +140,8 @@ def run_all(page, address):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     explorer = page.locator(".jp-OutputArea-output .widget-box, .jp-OutputArea-output .widget-vbox").last
     explorer.wait_for(timeout=2 * MINUTE)
-    page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]').wait_for(
-        timeout=3 * MINUTE
-    )  # bars are widgets too
+    idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+    idle.wait_for(timeout=3 * MINUTE)  # progress bars are widgets too
     explorer.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
 

@@ -16,11 +16,15 @@ def pictures(path):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
+def run_quick(name, folder, **options):
+    """Run `name`, of notebooks/, with `quick` and its files in `folder`; return it executed."""
+    given = {"output": folder, "quick": True}
+    return run_notebook(NOTEBOOKS / f"{name}.ipynb", folder / "out.ipynb", given, **options)
+
+
 @pytest.mark.slow
 def test_gradient_flow(tmp_path):
-    out = run_notebook(
-        NOTEBOOKS / "01_gradient_flow.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}, html=True
-    )
+    out = run_quick("01_gradient_flow", tmp_path, html=True)
     assert pictures(out) == 8, "seven figures, and the static one in the explorer's place"
     gradients = pd.read_parquet(tmp_path / "gradients.parquet")
     assert {"step", "depth", "layer", "metric", "value", "method"} <= set(gradients)
@@ -34,14 +38,12 @@ def test_gradient_flow(tmp_path):
     "name", ["01_gradient_flow", "03_label_noise", "04_dynamic_expansion", "05_adaptive_inference"]
 )
 def test_solutions(tmp_path, name):
-    run_notebook(NOTEBOOKS / f"solutions/{name}.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True})
+    run_quick(f"solutions/{name}", tmp_path)
 
 
 @pytest.mark.slow
 def test_explore_embeddings_and_its_solutions(tmp_path):
-    out = run_notebook(
-        NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
-    )
+    out = run_quick("explore_embeddings", tmp_path)
     assert pictures(out) == 4
     run = tmp_path / "runs/deinforeg"
     given = {"output": tmp_path / "solved", "folder": run, "quick": True}
@@ -52,8 +54,7 @@ def test_explore_embeddings_and_its_solutions(tmp_path):
 
 @pytest.mark.slow
 def test_label_noise(tmp_path):
-    given = {"output": tmp_path, "quick": True}
-    out = run_notebook(NOTEBOOKS / "03_label_noise.ipynb", tmp_path / "out.ipynb", given)
+    out = run_quick("03_label_noise", tmp_path)
     assert pictures(out) == 9, "eight figures, and the static one in the explorer's place"
     history = pd.read_parquet(tmp_path / "history.parquet")
     assert {"accuracy", "memorised", "recovered"} <= set(history["metric"]) and history["method"].nunique() == 4
@@ -62,8 +63,7 @@ def test_label_noise(tmp_path):
 
 @pytest.mark.slow
 def test_dynamic_expansion(tmp_path):
-    given = {"output": tmp_path, "quick": True}
-    out = run_notebook(NOTEBOOKS / "04_dynamic_expansion.ipynb", tmp_path / "out.ipynb", given)
+    out = run_quick("04_dynamic_expansion", tmp_path)
     assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
     assert {"history", "flops", "features"} <= {path.stem for path in tmp_path.glob("*.parquet")}
     flops = pd.read_parquet(tmp_path / "flops.parquet").groupby(["net", "seed"])["flops"].max()
@@ -72,8 +72,7 @@ def test_dynamic_expansion(tmp_path):
 
 @pytest.mark.slow
 def test_adaptive_inference(tmp_path):
-    given = {"output": tmp_path, "quick": True}
-    out = run_notebook(NOTEBOOKS / "05_adaptive_inference.ipynb", tmp_path / "out.ipynb", given)
+    out = run_quick("05_adaptive_inference", tmp_path)
     assert pictures(out) == 4, "three figures, and the static one in the explorer's place"
     curves = pd.read_parquet(tmp_path / "curves.parquet")
     assert curves["rule"].nunique() == 5 and curves["accuracy"].between(0, 1).all()
@@ -88,9 +87,7 @@ def test_every_lesson_has_its_solutions():
 
 @pytest.mark.slow
 def test_local_losses_and_context_and_its_solutions(tmp_path):
-    out = run_notebook(
-        NOTEBOOKS / "06_local_losses_and_context.ipynb", tmp_path / "out.ipynb", {"output": tmp_path, "quick": True}
-    )
+    out = run_quick("06_local_losses_and_context", tmp_path)
     assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
     assert {"history", "by_block", "sting"} <= {path.stem for path in tmp_path.glob("*.parquet")}
     given = {"output": tmp_path / "solved", "quick": True}

@@ -97,7 +97,6 @@ def run_with_one_thread(settings):
 def test_killed_five_times_and_started_again_it_ends_the_same(tmp_path):
     """kill -9 at a random moment after training began, five times over: same weights, same table."""
     processes = multiprocessing.get_context("forkserver")  # imports are paid for once
-    processes.set_forkserver_preload([__name__, "torch._dynamo", "torchvision", "sklearn.datasets"])
     changes = {"epochs": 16, "checkpoint_steps": 3}
     undisturbed = kit.run(config(tmp_path / "whole", **changes))
     folder, draw = tmp_path / "killed", random.Random(7)

@@ -98,7 +98,8 @@ def test_a_failing_cell_publishes_nothing_and_a_later_success_does(toy, runs, tm
     found = batch.status(experiment, folder)
     assert [len(found[kind]) for kind in ("done", "running", "failed", "left")] == [2, 0, 2, 0]
     table, missing = results.join(experiment, folder)
-    assert missing == found["failed"] and set(results.measures(experiment, table)["seed"]) == {0}
+    numbers = results.summary(experiment, results.measures(experiment, table))
+    assert missing == found["failed"] and set(numbers["n"]) == {1}
 
 
 def test_status_counts_and_expects(toy, runs, tmp_path, capsys):
