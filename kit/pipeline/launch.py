@@ -143,17 +143,26 @@ def _silenced(name: str) -> Iterator[None]:
 
 
 def _explain(failures: dict[int, ProcessFailure], folder: Path) -> str:
-    """Say which rank failed and why; what is at fault comes before ranks that only lost another one."""
-    own = {rank: failure for rank, failure in sorted(failures.items()) if failure.exitcode != -signal.SIGTERM}
-    lines = [f"rank {rank}: {_reason(failure, folder)}" for rank, failure in (own or failures).items()]
+    """Say which rank failed and why; what is at fault comes before ranks that only lost another one.
+
+    A rank that the launcher ended because another had failed has nothing to say, unless it was failing itself.
+    """
+    own = {r: f for r, f in failures.items() if f.exitcode != -signal.SIGTERM or _told(f)} or failures
+    in_time = sorted(own.items(), key=lambda item: (item[1].timestamp, item[0]))
+    lines = [f"rank {rank}: {_reason(failure, folder)}" for rank, failure in in_time]
     return "\n".join(sorted(lines, key=lambda line: "PeerLost" in line))
 
 
 def _reason(failure: ProcessFailure, folder: Path) -> str:
+    if _told(failure):
+        return failure.message["message"]
     if failure.exitcode < 0:
         return f"killed by {failure.signal_name()}"
-    if isinstance(failure.message, dict):  # what the rank itself wrote
-        return failure.message["message"]
     *_, errors = sorted(folder.glob(f"*/attempt_*/{failure.local_rank}/stderr.log"))
     last = errors.read_text(errors="replace").strip().splitlines()[-5:]
     return "\n  ".join([f"ended with exit code {failure.exitcode}", *last])
+
+
+def _told(failure: ProcessFailure) -> bool:
+    """Whether the rank itself wrote why it failed."""
+    return isinstance(failure.message, dict)

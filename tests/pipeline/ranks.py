@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,13 +50,26 @@ def with_dropout(config, known):
     return net
 
 
-def run_all(runs, store, dropout=True):
+def run_all(runs, store, dropout=True, dtype="float32"):
     """Train each of `runs` (settings, number of ranks, options) one after the other, on the first ranks."""
     worker.build = with_dropout if dropout else build
     for number, (settings, num_ranks, options) in enumerate(runs):
         if int(os.environ["RANK"]) < num_ranks:
-            with group(num_ranks, f"{store}-{number}"):
+            with group(num_ranks, f"{store}-{number}"), computing_in(dtype):
                 worker.train(kit.RunConfig(**settings), Options(timeout=120.0, **options), torch.device("cpu"))
+
+
+@contextmanager
+def computing_in(dtype):
+    """Let float64 stand wherever the kit says float32: rounding is then too small to look like a mistake."""
+    plain = torch.Tensor.float
+    torch.set_default_dtype(getattr(torch, dtype))
+    torch.Tensor.float = lambda tensor: tensor.to(torch.get_default_dtype())
+    try:
+        yield
+    finally:
+        torch.Tensor.float = plain
+        torch.set_default_dtype(torch.float32)
 
 
 class group:

@@ -11,9 +11,11 @@ import time
 
 import psutil
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import kit
 from kit.pipeline import PipelineFailed, launch, saved
+from kit.pipeline.launch import _explain
 from tests.pipeline.ranks import ROOT, as_programs, full_disk, on_ranks, poisoned, refusals
 from tests.pipeline.test_exact import SETTINGS
 from tests.pipeline.test_restart import RUN, Killer, assert_whole, config, ranks, undisturbed  # noqa: F401
@@ -131,6 +133,18 @@ def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
         _, errors = agent.communicate(timeout=120)
         assert agent.returncode == 0, errors.decode()[-2000:]
     assert_whole(tmp_path / "run", undisturbed)
+
+
+def test_a_rank_that_was_ended_while_it_failed_is_heard(tmp_path):
+    """The launcher ends the other ranks as soon as one has failed, even one that has just written why it fails."""
+    failures = {}
+    for rank, (exitcode, told) in enumerate([(-signal.SIGTERM, "waited 15 s"), (1, "closed"), (-signal.SIGTERM, None)]):
+        file = tmp_path / f"{rank}.json"
+        if told:
+            error = {"message": {"message": f"PeerLost: {told}", "extraInfo": {"timestamp": "1"}}}
+            file.write_text(json.dumps(error))
+        failures[rank] = ProcessFailure(rank, 1, exitcode, str(file))
+    assert _explain(failures, tmp_path) == "rank 0: PeerLost: waited 15 s\nrank 1: PeerLost: closed"
 
 
 def test_launch_gives_signal_handlers_back():
