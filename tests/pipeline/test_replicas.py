@@ -17,8 +17,7 @@ CASES = {
 # Odd batches, so that shares of a batch differ. Few steps in fp32: sums in another order differ by 1e-7, and sooner or
 # later that puts a ReLU or a maximum on its other side, after which two runs part for good. In float64 they do not.
 CASES = {name: case | {"optimizer": "sgd", "lr": 0.02, "batch_size": 61} for name, case in CASES.items()}
-LONG = {name: case | {"epochs": 2} for name, case in CASES.items()}
-CASES = {name: case | {"limit": 200} for name, case in CASES.items()}
+LONG, CASES = CASES, {name: case | {"limit": 200} for name, case in CASES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +41,14 @@ def test_global_statistics_equal_one_process_on_the_whole_batch(name, kind, fini
     assert_near(finished / f"{name}-{kind}", tmp_path, history, 1e-5)
 
 
-def test_two_epochs_with_global_statistics_differ_by_rounding_alone(tmp_path):
+def test_an_epoch_with_global_statistics_differs_by_rounding_alone(tmp_path):
     many = {name: case | {"output": str(tmp_path / f"{name}-float64")} for name, case in LONG.items()}
     runs = [(case, 4, {"num_replicas": 2, "statistics": "global"}) for case in many.values()]
     on_ranks(run_all, 4, tmp_path, runs=runs, store=str(tmp_path / "store"), dropout=False, dtype="float64")
     for name, case in LONG.items():
         with computing_in("float64"):
             history = kit.run(kit.RunConfig(**case, output=str(tmp_path / name)))
-        assert history.table["step"].max() > 40
+        assert history.table["step"].max() >= 20
         assert_near(tmp_path / f"{name}-float64", tmp_path / name, history, 1e-12)
 
 
