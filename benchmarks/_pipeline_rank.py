@@ -78,18 +78,18 @@ class Rank:
         steps, windows = self.settings["steps"], self.settings["windows"]
         ours, one = Ours(self), self.net(self.settings["method"], self.cuts["decoupled"])
         backprop = self.net("bp", [])
-        micro, cases = {}, {}
+        micro, theirs = {}, {}
         for name in ("gpipe", "1f1b"):
-            tried = {m: self.torch_pipeline(name, m) for m in MICRO if self.settings["batch"] % m == 0}
-            looks = {m: min(self.window(run, 2) for _ in range(2)) for m, run in tried.items()}
+            tried = {m: Torchs(self, name, m) for m in MICRO if self.settings["batch"] % m == 0}
+            looks = {m: min(self.window(case.flow, 2) for _ in range(2)) for m, case in tried.items()}
             micro[name] = min(looks, key=looks.get)
-            cases[name] = tried[micro[name]]
+            theirs[name] = tried[micro[name]]
         cases = {
             "backprop, one process": self.alone(lambda: backprop.step(self.x, self.y)),
             "decoupled, one process": self.alone(lambda: one.step(self.x, self.y)),
             "ours": ours.flow,
             "own work, slowest rank": ours.own_work,
-            **cases,
+            **{name: case.flow for name, case in theirs.items()},
             "data parallel": self.data_parallel(),
         }
         seconds: dict[str, list[float]] = {name: [] for name in cases}
@@ -98,7 +98,7 @@ class Rank:
             for name, run in cases.items():
                 value = self.window(run, steps if number else 1)
                 seconds[name] += [value] if number else []  # the first round only warms up
-            for name, value in self.predictions(ours, micro).items():
+            for name, value in self.predictions(ours, theirs).items():
                 predicted[name] += [value] if number else []
         return {"windows": seconds, "micro": micro, "cuts": self.cuts, "predicted": predicted}
 
@@ -110,24 +110,6 @@ class Rank:
     def alone(self, step):
         """Return a case that rank 0 runs while rank 1 is idle."""
         return lambda steps: timed(step, steps) if self.rank == 0 else 0.0
-
-    def torch_pipeline(self, name: str, num_micro: int):
-        """Return the case of PyTorch's own pipeline."""
-        part = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])[self.rank]
-        stage = PipelineStage(part, self.rank, 2, torch.device("cpu"))
-        kind = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}[name]
-        schedule = kind(stage, num_micro, loss_fn=torch.nn.functional.cross_entropy)
-        optimizer = torch.optim.SGD(part.parameters(), 0.01, 0.9)
-
-        def step() -> None:
-            if self.rank == 0:
-                schedule.step(self.x)
-            else:
-                schedule.step(target=self.y)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-        return lambda steps: timed(step, steps)
 
     def data_parallel(self):
         model = DistributedDataParallel(self.model())
@@ -141,58 +123,19 @@ class Rank:
 
         return lambda steps: timed(step, steps)
 
-    def predictions(self, ours, micro: dict) -> dict[str, float]:
+    def predictions(self, ours: "Ours", theirs: dict[str, "Torchs"]) -> dict[str, float]:
         """Return the cost model's step time for ours, GPipe and 1F1B, from what operations take at this moment."""
-        work = self.both(timed(ours.own_step, 3) / 3)
-        zero = [0.0, 0.0]
+        work, zero = self.both(timed(ours.own_step, 3) / 3), [0.0, 0.0]
         costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
         found = {"ours": predict("decoupled", costs, 2)["step_seconds"]}
-        for name, schedule, held in (("gpipe", gpipe, micro["gpipe"]), ("1f1b", one_f_one_b, 2 - self.rank)):
-            costs = self.stage_costs(micro[name], held)
-            found[name] = float(timeline(schedule(2, micro[name]), costs)["end"].max())
+        for name, case in theirs.items():
+            found[name] = float(timeline(case.operations, case.costs(3))["end"].max())
         return found
 
     def both(self, mine: float) -> list[float]:
         given: list = [None, None]
         dist.all_gather_object(given, mine)
         return given
-
-    def stage_costs(self, num_micro: int, held: int):
-        """Return the costs of backprop's two stages on micro-batches, measured in both ranks at once.
-
-        `held` micro-batches are forward before the first of them goes backward, as the schedule holds them: what waits
-        for its backward pass lies in memory and not in the cache. Gradients add up over the batch, then one update.
-        """
-        stages = split(self.model(), None, self.x[:2], at=self.cuts["backprop"])
-        with torch.no_grad():
-            h = stages[0](self.x)
-        part, labels = stages[self.rank], self.y.chunk(num_micro)
-        micro = [x.clone().requires_grad_(self.rank == 1) for x in (h if self.rank else self.x).chunk(num_micro)]
-        optimizer = torch.optim.SGD(part.parameters(), 0.01, 0.9)
-        cross_entropy = torch.nn.functional.cross_entropy
-        times: dict[str, list[float]] = {"forward": [], "backward": [], "update": []}
-        dist.barrier()
-        for _ in range(4):
-            spent = dict.fromkeys(times, 0.0)
-            for first in range(0, num_micro, held):
-                group = range(first, min(first + held, num_micro))
-                with clock(spent, "forward"):
-                    outs = [part(micro[i]) for i in group]
-                    if self.rank:
-                        outs = [cross_entropy(out, labels[i]) for out, i in zip(outs, group, strict=True)]
-                with clock(spent, "backward"):
-                    for out in outs:
-                        out.backward(None if self.rank else torch.ones_like(out))
-                del outs
-            with clock(spent, "update"):
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            for x in micro:
-                x.grad = None
-            for name, values in times.items():
-                values.append(spent[name] / (1 if name == "update" else num_micro))
-        parts = {name: self.both(statistics.median(values[1:])) for name, values in times.items()}
-        return Costs(**parts, transfer=self.transfer([h.chunk(num_micro)[0]]))
 
     def transfer(self, tensors: list) -> float:
         """Return the seconds that tensors like these take from one rank to the other."""
@@ -243,6 +186,57 @@ class Ours:
 
     def own_work(self, steps: int) -> float:
         return timed(self.own_step, steps)
+
+
+class Torchs:
+    """Backprop over two ranks, as PyTorch's own pipeline runs it."""
+
+    def __init__(self, rank: Rank, name: str, num_micro: int):
+        self.rank, self.num_micro = rank, num_micro
+        stages = split(rank.model(), None, rank.x[:2], at=rank.cuts["backprop"])
+        with torch.no_grad():
+            self.handed_on = [stages[0](rank.x.chunk(num_micro)[0])]
+        self.stage = Clocked(stages[rank.rank], rank.rank, 2, torch.device("cpu"))
+        schedule, operations = {"gpipe": (ScheduleGPipe, gpipe), "1f1b": (Schedule1F1B, one_f_one_b)}[name]
+        self.schedule = schedule(self.stage, num_micro, loss_fn=torch.nn.functional.cross_entropy)
+        self.operations = operations(2, num_micro)
+        self.optimizer = torch.optim.SGD(stages[rank.rank].parameters(), 0.01, 0.9)
+
+    def step(self) -> None:
+        if self.rank.rank == 0:
+            self.schedule.step(self.rank.x)
+        else:
+            self.schedule.step(target=self.rank.y)
+        with clock(self.stage.spent, "update"):
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def flow(self, steps: int) -> float:
+        return timed(self.step, steps)
+
+    def costs(self, steps: int) -> Costs:
+        """Return what forward and backward of a micro-batch, and the update, take in each rank while both work."""
+        self.stage.spent = dict.fromkeys(self.stage.spent, 0.0)
+        self.flow(steps)
+        seconds = {n: v / steps / (1 if n == "update" else self.num_micro) for n, v in self.stage.spent.items()}
+        parts = {name: self.rank.both(value) for name, value in seconds.items()}
+        return Costs(**parts, transfer=self.rank.transfer(self.handed_on))
+
+
+class Clocked(PipelineStage):
+    """PyTorch's stage, which waits and sends outside of its operations, and a clock in each of these."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.spent = dict.fromkeys(("forward", "backward", "update"), 0.0)
+
+    def forward_one_chunk(self, *args, **options):
+        with clock(self.spent, "forward"):
+            return super().forward_one_chunk(*args, **options)
+
+    def backward_one_chunk(self, *args, **options):
+        with clock(self.spent, "backward"):
+            return super().backward_one_chunk(*args, **options)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The pipeline against backprop's pipelines, data parallelism and one process, on this machine's processor.
 
-    python benchmarks/pipeline.py [--quick] [--out FILE] [--method greedy] [--windows 7]
+    python benchmarks/pipeline.py [--quick] [--out FILE] [--method greedy] [--windows 21]
 
 Two processes with one thread each, one model (vgg-paper, width 0.25), one batch of 128 random 3×32×32 images, SGD. Cuts
 are chosen by measured time, for backprop and for the decoupled net separately. GPipe and 1F1B are PyTorch's own
@@ -9,8 +9,8 @@ All cases are measured in turn, window after window; a row's value is the median
 
 `own work` is what a rank's blocks take in its process while the other rank works too, but without any exchange; the
 bound on the pipeline's speed-up is (one process's step) / (the slowest rank's own work). `predicted` comes from the
-cost model (`kit.pipeline.simulate`), given forward, backward and update times of each stage at the size of batch the
-schedule uses, and the time of a transfer.
+cost model (`kit.pipeline.simulate`): for ours given that work, for GPipe and 1F1B given forward, backward and update
+times taken inside of PyTorch's stages in three more steps; and the time of a transfer between idle ranks.
 """
 
 import json
@@ -28,8 +28,8 @@ SETTINGS = {"backbone": "vgg-paper", "width": 0.25, "image": [3, 32, 32], "num_c
 def main() -> None:
     parser = arguments(__doc__, "pipeline")
     parser.add_argument("--method", default="greedy", help="the decoupled net's local loss")
-    parser.add_argument("--windows", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=5, help="steps per window")
+    parser.add_argument("--windows", type=int, default=21)
+    parser.add_argument("--steps", type=int, default=3, help="steps per window")
     args = parser.parse_args()
     settings = SETTINGS | {"batch": 128, "method": args.method, "windows": args.windows, "steps": args.steps}
     if args.quick:
