@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import seeds
-from kit.blocks import heads
+from kit.blocks import heads, layout
 from kit.blocks.block import Block
 from kit.blocks.context import Supply, supplied
 from kit.blocks.objectives import Objective
@@ -144,9 +144,11 @@ class Plan:
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
                 extra = heads.on(self.device, Side(name, inputs[index], view, extra))
+        parts = nn.ModuleList([m for m in (*stages, objective, *probes, extra) if m])
         if self.channels_last:
-            parts = [m for m in (*stages, objective, *probes, extra) if m]
-            nn.ModuleList(parts).to(memory_format=torch.channels_last)
+            parts.to(memory_format=torch.channels_last)
+        if self.dtype == torch.bfloat16:
+            layout.lay_out(parts)
         own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shape": inputs[index]}
         return Block(stages, objective, self.make_optimizer, probes, extra, **own)
 
