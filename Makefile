@@ -8,7 +8,7 @@ BATCH ?=
 PROFILE ?=
 BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFILE))
 # A file at a time on each core; files, because the tests of one may share what took long to prepare.
-PARALLEL := -n auto --dist loadfile
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
 BIN := .venv/bin
 READY := .venv/.ready

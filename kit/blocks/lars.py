@@ -6,6 +6,8 @@ import torch
 from pytorch_optimizer import LARS
 from torch.optim.sgd import sgd
 
+from kit.blocks.signal import dense
+
 
 class FusedLARS(LARS):
     """pytorch-optimizer's LARS with PyTorch's fused SGD as its update; same options, same state.
@@ -56,5 +58,5 @@ class FusedLARS(LARS):
 
 def _norm(x: torch.Tensor) -> float:
     """Return the Euclidean norm of `x`; `torch.linalg.vector_norm` takes twice as long for it."""
-    flat = x.flatten()
+    flat = dense(x).as_strided((x.numel(),), (1,))  # as it lies in memory: flattening channels-last weights copies them
     return torch.dot(flat, flat).sqrt().item()
