@@ -10,6 +10,9 @@ BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFIL
 # A file at a time on each core; files, because the tests of one may share what took long to prepare.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 
+# Bytecode is kept even where the environment says not to: every kernel and every rank would compile all of torch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 READY := .venv/.ready
 DEMO := notebooks/02_per_block_accuracy.ipynb

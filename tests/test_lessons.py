@@ -16,10 +16,10 @@ def pictures(path):
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-def run_quick(name, folder, **options):
+def run_quick(name, folder, html=False, **parameters):
     """Run `name`, of notebooks/, with `quick` and its files in `folder`; return it executed."""
-    given = {"output": folder, "quick": True}
-    return run_notebook(NOTEBOOKS / f"{name}.ipynb", folder / "out.ipynb", given, **options)
+    given = {"output": folder, "quick": True} | parameters
+    return run_notebook(NOTEBOOKS / f"{name}.ipynb", folder / "out.ipynb", given, html=html)
 
 
 @pytest.mark.slow
@@ -48,8 +48,6 @@ def test_explore_embeddings_and_its_solutions(tmp_path):
     run = tmp_path / "runs/deinforeg"
     given = {"output": tmp_path / "solved", "folder": run, "quick": True}
     run_notebook(NOTEBOOKS / "solutions/explore_embeddings.ipynb", tmp_path / "solved.ipynb", given)
-    again = {"output": tmp_path / "again", "folder": tmp_path / "runs"}
-    run_notebook(NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "again.ipynb", again)
 
 
 @pytest.mark.slow
@@ -63,7 +61,7 @@ def test_label_noise(tmp_path):
 
 @pytest.mark.slow
 def test_dynamic_expansion(tmp_path):
-    out = run_quick("04_dynamic_expansion", tmp_path)
+    out = run_quick("04_dynamic_expansion", tmp_path, width=0.125, side_width=0.25)
     assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
     assert {"history", "flops", "features"} <= {path.stem for path in tmp_path.glob("*.parquet")}
     flops = pd.read_parquet(tmp_path / "flops.parquet").groupby(["net", "seed"])["flops"].max()
@@ -72,7 +70,7 @@ def test_dynamic_expansion(tmp_path):
 
 @pytest.mark.slow
 def test_adaptive_inference(tmp_path):
-    out = run_quick("05_adaptive_inference", tmp_path)
+    out = run_quick("05_adaptive_inference", tmp_path, width=0.125)
     assert pictures(out) == 4, "three figures, and the static one in the explorer's place"
     curves = pd.read_parquet(tmp_path / "curves.parquet")
     assert curves["rule"].nunique() == 5 and curves["accuracy"].between(0, 1).all()
@@ -87,7 +85,7 @@ def test_every_lesson_has_its_solutions():
 
 @pytest.mark.slow
 def test_local_losses_and_context_and_its_solutions(tmp_path):
-    out = run_quick("06_local_losses_and_context", tmp_path)
+    out = run_quick("06_local_losses_and_context", tmp_path, width=0.125)
     assert pictures(out) == 6, "five figures, and the static one in the explorer's place"
     assert {"history", "by_block", "sting"} <= {path.stem for path in tmp_path.glob("*.parquet")}
     given = {"output": tmp_path / "solved", "quick": True}

@@ -147,7 +147,7 @@ def _hold_gpu(_):
 def test_two_cells_at_a_time_see_different_gpus(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
-    processes = multiprocessing.get_context("spawn")  # forked off a process with threads, they may never get going
+    processes = multiprocessing.get_context("forkserver")  # forks of this one, with its threads, may stand still
     with processes.Pool(2, _share, (processes.Barrier(2),)) as pool:
         assert sorted(pool.map(_hold_gpu, range(2), chunksize=1)) == ["0", "1"]
     with batch._gpu(0):

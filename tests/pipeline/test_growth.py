@@ -1,4 +1,4 @@
-"""A net that grows over several processes: what one process gives, to the bit, and also after a stop."""
+"""A net that grows over several processes: what one process gives, to the bit."""
 
 import pandas as pd
 import pytest
@@ -15,7 +15,6 @@ GROWING = SETTINGS | {
     "epochs": 4,
     "limit": 300,
     "grow": {"at": [1, 2], "freeze": "earlier"},
-    "checkpoint_steps": 2,
 }
 CASES = {
     "at": GROWING,
