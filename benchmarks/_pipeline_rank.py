@@ -125,7 +125,7 @@ class Rank:
 
     def predictions(self, ours: "Ours", theirs: dict[str, "Torchs"]) -> dict[str, float]:
         """Return the cost model's step time for ours, GPipe and 1F1B, from what operations take at this moment."""
-        work, zero = self.both(timed(ours.own_step, 3) / 3), [0.0, 0.0]
+        work, zero = self.both(ours.own_work(3) / 3), [0.0, 0.0]
         costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
         found = {"ours": predict("decoupled", costs, 2)["step_seconds"]}
         for name, case in theirs.items():
@@ -181,11 +181,8 @@ class Ours:
             self.sender.drain()
         return seconds
 
-    def own_step(self) -> None:
-        self.block.step(self.mine)
-
     def own_work(self, steps: int) -> float:
-        return timed(self.own_step, steps)
+        return timed(lambda: self.block.step(self.mine), steps)
 
 
 class Torchs:

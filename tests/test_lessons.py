@@ -48,6 +48,8 @@ def test_explore_embeddings_and_its_solutions(tmp_path):
     run = tmp_path / "runs/deinforeg"
     given = {"output": tmp_path / "solved", "folder": run, "quick": True}
     run_notebook(NOTEBOOKS / "solutions/explore_embeddings.ipynb", tmp_path / "solved.ipynb", given)
+    again = {"output": tmp_path / "again", "folder": tmp_path / "runs"}
+    run_notebook(NOTEBOOKS / "explore_embeddings.ipynb", tmp_path / "again.ipynb", again)
 
 
 @pytest.mark.slow

@@ -17,17 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from kit.blocks.precision import has_amx
+
 WIDEST, TOGETHER = 8, 16
 """Maps up to `WIDEST` numbers wide are laid side by side, up to so many; wider ones gain nothing."""
 SAME_LINES = 32 * 1024
 """Bytes from one sample to the next, or a multiple, that put both into the same lines of the cache."""
 LEAST_WEIGHTS, LEAST_CHANNELS = 2**20, 64
 """Below, a layer takes no time that is worth saving."""
-
-
-def has_amx() -> bool:
-    """Say whether this processor has matrix units for bf16."""
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
 
 
 def lay_out(module: nn.Module) -> None:
@@ -66,11 +63,11 @@ class Conv2d(nn.Conv2d):
 
 
 class MaxPool2d(nn.MaxPool2d):
-    """`nn.MaxPool2d` that has the gradient of channels-last maps laid out as they are."""
+    """`nn.MaxPool2d` that has the gradient of channels-last bf16 maps laid out as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
-        if y.requires_grad and y.is_contiguous(memory_format=torch.channels_last):
+        if _in_bf16(x) and y.requires_grad and y.is_contiguous(memory_format=torch.channels_last):
             y.register_hook(lambda grad: grad.contiguous(memory_format=torch.channels_last))
         return y
 

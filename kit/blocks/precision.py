@@ -27,6 +27,14 @@ def has_bf16_units(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        found = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(found.get("amx_bf16") or found.get("avx512_bf16"))
+        return has_amx() or _can("avx512_bf16")
     return False
+
+
+def has_amx() -> bool:
+    """Say whether the processor has matrix units for bf16 (Intel AMX)."""
+    return _can("amx_bf16")
+
+
+def _can(what: str) -> bool:
+    return bool(getattr(torch.cpu, "get_capabilities", dict)().get(what))

@@ -5,7 +5,7 @@ import os
 import resource
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 
@@ -50,21 +50,21 @@ def with_dropout(config, known):
     return net
 
 
-def run_all(runs, store, dropout=True, dtype="float32"):
+def run_all(runs, store, dropout=True, wide=False):
     """Train each of `runs` (settings, number of ranks, options) one after the other, on the first ranks."""
     worker.build = with_dropout if dropout else build
     for number, (settings, num_ranks, options) in enumerate(runs):
         if int(os.environ["RANK"]) < num_ranks:
-            with group(num_ranks, f"{store}-{number}"), computing_in(dtype):
+            with group(num_ranks, f"{store}-{number}"), in_float64() if wide else nullcontext():
                 worker.train(kit.RunConfig(**settings), Options(timeout=120.0, **options), torch.device("cpu"))
 
 
 @contextmanager
-def computing_in(dtype):
+def in_float64():
     """Let float64 stand wherever the kit says float32: rounding is then too small to look like a mistake."""
     plain = torch.Tensor.float
-    torch.set_default_dtype(getattr(torch, dtype))
-    torch.Tensor.float = lambda tensor: tensor.to(torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
     try:
         yield
     finally:
@@ -112,7 +112,7 @@ def poisoned(settings, step):
 
     def build_poisoned(config, known):
         net = build(config, known)
-        last = net[len(net) - 1]
+        last = net[-1]
         loss = last.objective.loss
 
         def spoilt(h, signal):

@@ -15,6 +15,7 @@ GROWING = SETTINGS | {
     "epochs": 4,
     "limit": 300,
     "grow": {"at": [1, 2], "freeze": "earlier"},
+    "checkpoint_steps": 2,
 }
 CASES = {
     "at": GROWING,

@@ -7,17 +7,17 @@ import kit
 from kit import checkpoints
 from kit.pipeline.options import Place
 from kit.pipeline.stage import shard_sizes
-from tests.pipeline.ranks import computing_in, on_ranks, run_all
+from tests.pipeline.ranks import in_float64, on_ranks, run_all
 from tests.pipeline.test_exact import SETTINGS, assert_equal
 
-CASES = {
-    "deinforeg": SETTINGS | {"method": "deinforeg", "options": {"widths": [16, 16], "variant": "scaled"}},
-    "dgl": SETTINGS | {"method": "dgl", "backbone": "vgg-paper", "backbone_options": {}, "width": 0.03},
+COMMON = SETTINGS | {"optimizer": "sgd", "lr": 0.02, "batch_size": 61}  # odd, so that shares of a batch differ
+LONG = {
+    "deinforeg": COMMON | {"method": "deinforeg", "options": {"widths": [16, 16], "variant": "scaled"}},
+    "dgl": COMMON | {"method": "dgl", "backbone": "vgg-paper", "backbone_options": {}, "width": 0.03},
 }
-# Odd batches, so that shares of a batch differ. Few steps in fp32: sums in another order differ by 1e-7, and sooner or
-# later that puts a ReLU or a maximum on its other side, after which two runs part for good. In float64 they do not.
-CASES = {name: case | {"optimizer": "sgd", "lr": 0.02, "batch_size": 61} for name, case in CASES.items()}
-LONG, CASES = CASES, {name: case | {"limit": 200} for name, case in CASES.items()}
+# Few steps in fp32: sums in another order differ by 1e-7, and sooner or later that puts a ReLU or a maximum on its
+# other side, after which two runs part for good. In float64 they do not.
+CASES = {name: case | {"limit": 200} for name, case in LONG.items()}
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def test_global_statistics_equal_one_process_on_the_whole_batch(name, kind, fini
 def test_an_epoch_with_global_statistics_differs_by_rounding_alone(tmp_path):
     many = {name: case | {"output": str(tmp_path / f"{name}-float64")} for name, case in LONG.items()}
     runs = [(case, 4, {"num_replicas": 2, "statistics": "global"}) for case in many.values()]
-    on_ranks(run_all, 4, tmp_path, runs=runs, store=str(tmp_path / "store"), dropout=False, dtype="float64")
+    on_ranks(run_all, 4, tmp_path, runs=runs, store=str(tmp_path / "store"), dropout=False, wide=True)
     for name, case in LONG.items():
-        with computing_in("float64"):
+        with in_float64():
             history = kit.run(kit.RunConfig(**case, output=str(tmp_path / name)))
         assert history.table["step"].max() >= 20
         assert_near(tmp_path / f"{name}-float64", tmp_path / name, history, 1e-12)
