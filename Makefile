@@ -57,7 +57,7 @@ reproduce-status: $(READY)  ## say how many cells of a batch are done, running, 
 
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
 lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/python -m kit.tune $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)"
+	$(BIN)/python -m kit.cpu_allocator $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)"
 
 lint: $(READY)  ## check style, and that notebooks are stored without outputs
 	$(BIN)/ruff check .

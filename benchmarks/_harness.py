@@ -36,7 +36,7 @@ def row(case: str, metric: str, values: list[float], unit: str) -> dict:
 def write(path: Path, name: str, settings: dict, rows: list[dict]) -> None:
     """Write the result with the code's revision, versions and machine, whole or not at all; say where."""
     from kit.files import atomic
-    from kit.records import versions
+    from kit.train.record import versions
 
     found = versions()
     result = {"name": name, "revision": found.pop("revision"), "versions": found, "machine": machine()}

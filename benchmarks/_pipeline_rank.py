@@ -12,15 +12,15 @@ import torch.distributed as dist
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.nn.parallel import DistributedDataParallel
 
-from kit.blocks.backbones import backbone
-from kit.blocks.split import choose, places, split
+from kit.backbones import backbone
 from kit.methods import decouple
-from kit.pipeline.link import Receiver, Sender
 from kit.pipeline.options import Options
 from kit.pipeline.placement import step_seconds_by_block
+from kit.pipeline.rank import joined
 from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
-from kit.pipeline.worker import joined
+from kit.pipeline.transport import Receiver, Sender
+from kit.splitting.split import choose, places, split
 
 MICRO = (2, 4, 8, 16)
 

@@ -52,10 +52,10 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned]):
             add(args.out, future.result())
-    from kit.analysis import compared
+    from lessons import method_comparison
 
-    table = compared.load(args.out)
-    print(compared.summary(table, with_n=True).to_string())
+    table = method_comparison.load(args.out)
+    print(method_comparison.summary(table, with_n=True).to_string())
     draw(table, args.plot)
 
 
@@ -72,7 +72,7 @@ def cells(seeds) -> list[tuple[str, int, str, int]]:
 
 def begin(out: Path, settings: dict) -> set[tuple]:
     """Return the cells that are done; ValueError if they were done with other settings."""
-    from kit.records import versions
+    from kit.train.record import versions
 
     out.parent.mkdir(parents=True, exist_ok=True)
     described = out.with_suffix(".json")
@@ -91,8 +91,8 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
     import torch
 
     import kit
-    from kit.loop import evaluate
     from kit.train import build, load_data
+    from kit.train.run import evaluate
 
     torch.set_num_threads(1)
     config = kit.RunConfig(
@@ -126,7 +126,7 @@ def add(out: Path, found: dict) -> None:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    from kit.analysis import plots
+    from lessons import plots
 
     path.parent.mkdir(parents=True, exist_ok=True)
     plots.error_by_blocks(table).savefig(path, bbox_inches="tight")

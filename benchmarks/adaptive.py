@@ -48,8 +48,8 @@ def main() -> None:
 def trained(settings: dict, runs: Path):
     """Return the net as its training ended, the data and the config."""
     from kit import RunConfig
-    from kit.loop import Fit
     from kit.train import build, fit, load_data
+    from kit.train.run import Fit
 
     config = RunConfig(**settings, output=str(runs / f"adaptive-{settings['dataset']}-{settings['method']}"))
     data = load_data(config)
@@ -61,7 +61,7 @@ def trained(settings: dict, runs: Path):
 
 def accuracy_rows(net, data) -> tuple[list[dict], object]:
     """Choose every rule's threshold on validation; return its rows on test, and the rule that validation likes best."""
-    from kit.blocks import calibrate, exits
+    from kit import calibrate, exits
 
     x, _ = next(data.batches("val", 16))
     cost, straight = exits.exit_costs(net, x), exits.last_cost(net, x)
@@ -83,7 +83,7 @@ def accuracy_rows(net, data) -> tuple[list[dict], object]:
 
 def time_rows(net, data, rule, rounds: int) -> list[dict]:
     """Return seconds per image of the whole net and of adaptive inference with `rule`, and the share saved."""
-    from kit.blocks import exits
+    from kit import exits
 
     rows = []
     for size in BATCHES:

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--quick] [--out FILE]
 
-Memory and FLOPs are planned on tensors without data (kit.analysis.memory), at sizes this machine could not train. The
+Memory and FLOPs are planned on tensors without data (kit.measure.memory), at sizes this machine could not train. The
 plan is checked against PyTorch's allocator, in a process of its own for each case, at batches that fit. Step times are
 ratios of the processor time of steps taken in turn, one thread. Networks are cut by memory, unless a row says that the
 cuts are the paper's; SGD with momentum. Checkpointing is torch.utils.checkpoint on the same cuts, the last part kept;
@@ -101,7 +101,7 @@ def stages(model: str, count: int, cuts: str = "memory") -> list:
     import torch
 
     import kit
-    from kit.blocks.cuts import find
+    from kit.splitting.paper_cuts import find
 
     side = MODELS[model]["side"]
     whole = kit.backbone(model, 3, MODELS[model]["num_classes"], 1.0, side)
@@ -156,7 +156,7 @@ def planned(book: Book, model: str, counts: tuple[int, ...]) -> None:
 
 def fill(book: Book, model: str, wanted: list[str], count: int, cuts: str = "memory") -> None:
     """Plan what is missing of the wanted cases, all on the same parts of the model, and print them all."""
-    from kit.analysis import memory
+    from kit.measure import memory
 
     names = {case: f"{model} {case} K={count}" + ("" if cuts == "memory" else ", paper's cuts") for case in wanted}
     missing = [case for case in wanted if not book.has(names[case], "planned peak")]
@@ -206,8 +206,8 @@ def measure(model: str, case: str, count: int) -> dict[str, int]:
     """Train a step for real; return the allocator's peak, the plan's, and the growth of resident memory, in bytes."""
     import torch
 
-    from kit.analysis import memory
-    from kit.blocks.costs import peak_bytes
+    from kit.measure import memory
+    from kit.measure.costs import peak_bytes
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     net, batch = build(model, case, stages(model, count)), MODELS[model]["measured"]

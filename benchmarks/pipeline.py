@@ -45,7 +45,13 @@ def measure(settings: dict) -> dict:
     with tempfile.TemporaryDirectory(prefix="kit-benchmark-") as folder:
         given = Path(folder, "settings.json")
         given.write_text(json.dumps(settings))
-        command = ["-m", "kit.tune", sys.executable, str(Path(__file__).with_name("_pipeline_rank.py")), str(given)]
+        command = [
+            "-m",
+            "kit.cpu_allocator",
+            sys.executable,
+            str(Path(__file__).with_name("_pipeline_rank.py")),
+            str(given),
+        ]
         start_ranks(sys.executable, command, 2, 0, "127.0.0.1:0", folder)
         return json.loads(given.with_name("measured.json").read_text())
 

@@ -22,9 +22,9 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from kit.blocks.backbones import backbone  # noqa: E402
-from kit.blocks.costs import parameters  # noqa: E402
-from kit.blocks.split import places, split  # noqa: E402
+from kit.backbones import backbone  # noqa: E402
+from kit.measure.costs import parameters  # noqa: E402
+from kit.splitting.split import places, split  # noqa: E402
 
 QUICK = [
     "alexnet",

@@ -3,7 +3,7 @@
     python benchmarks/step_time.py [--quick] [--out FILE]
 
 `plain` is PyTorch as it comes: fp32, contiguous tensors, the system's allocator. `auto` is the kit's default: bf16 and
-channels-last where the processor has units for it, one-pass optimizers, and the allocator settings of `kit.tune`. Each
+channels-last where the processor has units for it, one-pass optimizers, and the allocator settings of `kit.cpu_allocator`. Each
 case lives in a process of its own, and the processes take their steps in turn, so that a busy machine is busy for all.
 Paper's sizes: vgg-paper, width 1, 3×32×32, batch 128, projectors 2048-2048-2048, LARS. The last row is what the machine
 itself gains from bf16, in a product of two large matrices: a bound for convolutions, which differs from host to host.
@@ -91,11 +91,11 @@ def products(side: int = 4096, rounds: int = 5) -> list[float]:
 
 
 def start(method: str, mode: str, quick: bool) -> subprocess.Popen:
-    from kit import tune
+    from kit import cpu_allocator
 
     command = [sys.executable, __file__, "--serve", method, mode, *["--quick"] * quick]
-    environment = {k: v for k, v in os.environ.items() if k not in tune.environment()}
-    environment |= tune.environment() if mode == "auto" else {}
+    environment = {k: v for k, v in os.environ.items() if k not in cpu_allocator.environment()}
+    environment |= cpu_allocator.environment() if mode == "auto" else {}
     return subprocess.Popen(
         command, env=environment, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -121,7 +121,7 @@ def build(method: str, mode: str, settings: dict):
     import torch
 
     import kit
-    from kit.blocks.cuts import PAPER_CUTS
+    from kit.splitting.paper_cuts import PAPER_CUTS
 
     torch.manual_seed(0)
     channels, side, _ = settings["image"]

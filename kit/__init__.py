@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kit import losses as losses
     from kit import pipeline as pipeline
-    from kit.blocks.backbones import backbone as backbone
-    from kit.blocks.block import Block as Block
-    from kit.blocks.net import Net as Net
-    from kit.blocks.signal import Signal as Signal
-    from kit.blocks.split import split as split
-    from kit.config import RunConfig as RunConfig
+    from kit.backbones import backbone as backbone
+    from kit.block import Block as Block
     from kit.data import Data as Data
     from kit.data import load_data as load_data
     from kit.methods import METHODS as METHODS
     from kit.methods import decouple as decouple
-    from kit.records import History as History
+    from kit.net import Net as Net
+    from kit.signal import Signal as Signal
+    from kit.splitting.split import split as split
     from kit.train import fit as fit
     from kit.train import run as run
+    from kit.train.config import RunConfig as RunConfig
+    from kit.train.record import History as History
 
 _HOMES = {
-    "Block": "kit.blocks.block",
+    "Block": "kit.block",
     "Data": "kit.data",
-    "History": "kit.records",
+    "History": "kit.train.record",
     "METHODS": "kit.methods",
-    "Net": "kit.blocks.net",
-    "RunConfig": "kit.config",
-    "Signal": "kit.blocks.signal",
-    "backbone": "kit.blocks.backbones",
+    "Net": "kit.net",
+    "RunConfig": "kit.train.config",
+    "Signal": "kit.signal",
+    "backbone": "kit.backbones",
     "decouple": "kit.methods",
     "fit": "kit.train",
     "load_data": "kit.data",
     "run": "kit.train",
-    "split": "kit.blocks.split",
+    "split": "kit.splitting.split",
 }
 
 __all__ = [*_HOMES, "losses", "pipeline"]

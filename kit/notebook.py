@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from kit import tune
+from kit import cpu_allocator
 from kit.files import atomic
 from kit.parameters import Parameter, check, read_parameters
 
@@ -103,7 +103,7 @@ def _this_python(folder: str) -> type:
         transport_encryption = "auto"  # nobody else on the machine reads along
         kernel_spec = KernelSpec(
             **get_kernel_dict(),
-            env=tune.environment()
+            env=cpu_allocator.environment()
             | {
                 "IPYTHONDIR": folder,  # runs side by side must not share one history database
                 "KIT_HEADLESS": "1",  # no widgets

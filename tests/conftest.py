@@ -12,7 +12,7 @@ import torch
 
 # Processes that tests fork off multiprocessing's server, started where one is first asked for, find this imported.
 multiprocessing.set_forkserver_preload(
-    ["kit.train", "kit.pipeline.worker", "pandas", "pytest", "sklearn.datasets", "torch._dynamo", "torchvision"]
+    ["kit.train", "kit.pipeline.rank", "pandas", "pytest", "sklearn.datasets", "torch._dynamo", "torchvision"]
 )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kit import tune
+from kit import cpu_allocator
 from kit.notebook import NotebookFailed, main, run_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -90,7 +90,7 @@ def test_the_kernel_is_this_python_with_an_ipython_folder_of_its_own(notebook, m
     assert not Path(folder).exists()
     assert not Path("mine").exists()
     assert (headless, backend) == ("1", "module://matplotlib_inline.backend_inline")
-    assert tunables == tune.environment().get("GLIBC_TUNABLES")
+    assert tunables == cpu_allocator.environment().get("GLIBC_TUNABLES")
     assert os.environ["IPYTHONDIR"] == "mine"
 
 

@@ -37,13 +37,13 @@ ROOMS = {name: set() for name in FOUNDATIONS} | {
     "parameters": FOUNDATIONS,
     "notebook": FOUNDATIONS | {"parameters"},
     "pipeline": FOUNDATIONS | {"losses", "blocks", "methods", "data", "train"},
-    "analysis": FOUNDATIONS | {"kit.records", "kit.blocks.costs"},
+    "analysis": FOUNDATIONS | {"kit.train.record", "kit.measure.costs"},
 }
 # The parts of analysis that build networks or apply exit rules; probes, figures and other explorers work on anything.
 BUILDERS = {
-    "kit.analysis.gradient_explorer": {"blocks", "methods"},
-    "kit.analysis.family": {"blocks", "methods"},  # the README's table
-    "kit.analysis.exits": {"blocks"},
+    "lessons.gradient_explorer": {"blocks", "methods"},
+    "lessons.methods_table": {"blocks", "methods"},  # the README's table
+    "lessons.adaptive_inference": {"blocks"},
 }
 ALSO_TRAIN = {  # files beside kit/train.py, of the same room
     "checks",
@@ -100,7 +100,7 @@ def test_no_file_is_too_long(module):
     assert len(MODULES[module].read_text().splitlines()) <= 300
 
 
-@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"kit.blocks.block", "kit.pipeline.delayed"}))
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"kit.block", "kit.pipeline.delayed"}))
 def test_only_a_block_steps(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -183,6 +183,6 @@ def test_notebook_describes_every_parameter(path):
 
 @pytest.mark.slow
 def test_the_readme_has_the_registrys_table():
-    from kit.analysis import family
+    from lessons import methods_table
 
-    assert family.table() in (ROOT / "README.md").read_text(), "python -m kit.analysis.family prints it anew"
+    assert methods_table.table() in (ROOT / "README.md").read_text(), "python -m lessons.methods_table prints it anew"

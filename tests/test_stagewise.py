@@ -5,10 +5,10 @@ import pytest
 import torch
 
 import kit
-from kit import pipeline, stagewise
-from kit.blocks.signal import Signal
-from kit.checkpoints import LATEST
-from kit.train import build, load_data
+from kit import pipeline
+from kit.signal import Signal
+from kit.train import build, load_data, stagewise
+from kit.train.checkpoint import LATEST
 
 SETTINGS = {
     "backbone": "mlp",

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 import kit
-from kit import checkpoints
 from kit.data import Data, Split
-from kit.loop import evaluate
-from kit.train import build, load_data
+from kit.train import build, checkpoint, load_data
+from kit.train.run import evaluate
 
 SETTINGS = dict(
     backbone="mlp",
@@ -36,7 +35,7 @@ def config(folder=None, **changes):
 
 
 def weights(folder):
-    state = torch.load(Path(folder) / checkpoints.LATEST, weights_only=True)
+    state = torch.load(Path(folder) / checkpoint.LATEST, weights_only=True)
     return [block["module"] for block in state["blocks"]]
 
 
@@ -83,9 +82,9 @@ def test_noise_is_the_same_for_every_method_and_seed_and_its_realised_rate_is_re
 
 def test_a_finished_run_is_not_run_again(tmp_path):
     first = kit.run(config(tmp_path))
-    before = (tmp_path / checkpoints.LATEST).stat().st_mtime_ns
+    before = (tmp_path / checkpoint.LATEST).stat().st_mtime_ns
     assert kit.run(config(tmp_path)).table.equals(first.table)
-    assert (tmp_path / checkpoints.LATEST).stat().st_mtime_ns == before
+    assert (tmp_path / checkpoint.LATEST).stat().st_mtime_ns == before
 
 
 def run_with_one_thread(settings):
@@ -113,18 +112,18 @@ def test_killed_five_times_and_started_again_it_ends_the_same(tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"it ended before it was killed, with {process.exitcode}"
         kills += 1
-    position = torch.load(folder / checkpoints.LATEST, weights_only=True)["position"]
+    position = torch.load(folder / checkpoint.LATEST, weights_only=True)["position"]
     assert position["epoch"] < 16, "the kills came too late to test anything"
     run_with_one_thread(settings)
     assert_same_weights(tmp_path / "whole", folder)
     pd.testing.assert_frame_equal(kit.History.load(folder).table, undisturbed.table, check_exact=True)
-    best = [torch.load(f / checkpoints.BEST, weights_only=True) for f in (tmp_path / "whole", folder)]
+    best = [torch.load(f / checkpoint.BEST, weights_only=True) for f in (tmp_path / "whole", folder)]
     assert best[0]["epoch"] == best[1]["epoch"]
     assert all(torch.equal(best[0]["net"][name], best[1]["net"][name]) for name in best[0]["net"])
 
 
 def _stamp(folder):
-    path = folder / checkpoints.LATEST
+    path = folder / checkpoint.LATEST
     return path.stat().st_mtime_ns if path.exists() else None
 
 
@@ -151,7 +150,7 @@ def test_dropout_and_optimizer_state_go_on_within_an_epoch(tmp_path, monkeypatch
     monkeypatch.setattr(stopping, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         kit.fit(stopping, loaded, config(folder, **changes))
-    assert torch.load(folder / checkpoints.LATEST, weights_only=True)["position"] == {"epoch": 1, "batch": 5}
+    assert torch.load(folder / checkpoint.LATEST, weights_only=True)["position"] == {"epoch": 1, "batch": 5}
     kit.fit(net(), loaded, config(folder, **changes))
     assert_same_weights(whole, folder)
     assert kit.History.load(folder).table.equals(kit.History.load(whole).table)
@@ -165,9 +164,9 @@ def test_best_weights_are_those_of_the_best_epoch_and_not_the_last(tmp_path, mon
         snapshots.append({name: value.clone() for name, value in net.state_dict().items()})
         return [next(accuracies)] * net.num_exits
 
-    monkeypatch.setattr("kit.loop.evaluate", measured)
+    monkeypatch.setattr("kit.train.run.evaluate", measured)
     kit.run(config(tmp_path, checkpoint_steps=4))
-    best = torch.load(tmp_path / checkpoints.BEST, weights_only=True)
+    best = torch.load(tmp_path / checkpoint.BEST, weights_only=True)
     assert best["epoch"] == 2
     assert all(torch.equal(best["net"][name], value) for name, value in snapshots[2].items())
     assert not all(torch.equal(best["net"][name], value) for name, value in snapshots[4].items())
@@ -227,39 +226,39 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     net[1].objective.projector.register_forward_hook(poison)
     with pytest.raises(FloatingPointError, match=r"block 2: its loss term 'invariance' became nan in epoch 3.*kept in"):
         kit.fit(net, loaded, settings)
-    state = torch.load(tmp_path / checkpoints.LATEST, weights_only=True)
+    state = torch.load(tmp_path / checkpoint.LATEST, weights_only=True)
     assert state["position"] == {"epoch": 2, "batch": 0}
     assert all(torch.isfinite(v).all() for block in state["blocks"] for v in block["module"].values())
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_damaged_checkpoint(tmp_path, content):
-    (tmp_path / checkpoints.LATEST).write_bytes(content)
+    (tmp_path / checkpoint.LATEST).write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read as a checkpoint.*Nothing was changed"):
         kit.run(config(tmp_path))
-    assert (tmp_path / checkpoints.LATEST).read_bytes() == content
+    assert (tmp_path / checkpoint.LATEST).read_bytes() == content
 
 
 def test_truncated_checkpoint(tmp_path):
     kit.run(config(tmp_path, epochs=1))
-    path = tmp_path / checkpoints.LATEST
+    path = tmp_path / checkpoint.LATEST
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         kit.run(config(tmp_path, epochs=1))
 
 
 def test_foreign_checkpoint(tmp_path):
-    torch.save({"weights": torch.ones(3)}, tmp_path / checkpoints.LATEST)
+    torch.save({"weights": torch.ones(3)}, tmp_path / checkpoint.LATEST)
     with pytest.raises(ValueError, match="not a checkpoint of this kit"):
         kit.run(config(tmp_path))
 
 
 def test_checkpoint_of_another_config(tmp_path):
     kit.run(config(tmp_path, epochs=1))
-    before = (tmp_path / checkpoints.LATEST).read_bytes()
+    before = (tmp_path / checkpoint.LATEST).read_bytes()
     with pytest.raises(ValueError, match="other settings: epochs=1 there, 2 now, seed=0 there, 5 now"):
         kit.run(config(tmp_path, epochs=2, seed=5))
-    assert (tmp_path / checkpoints.LATEST).read_bytes() == before
+    assert (tmp_path / checkpoint.LATEST).read_bytes() == before
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):

@@ -22,10 +22,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit.files import atomic
-from kit.records import versions
+from kit.train.record import versions
 from workflow.experiment import ROOT, Experiment, locate, read
 
-COPIED = ("kit", "notebooks", "workflow")
+COPIED = ("kit", "lessons", "notebooks", "workflow")
 
 
 def default_folder(experiment: str) -> Path:

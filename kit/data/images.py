@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kit.data.dataset import Data, Split
-from kit.data.draw import draw
 from kit.data.folders import ImageFiles, load_images
 from kit.data.noise import check_labels, corrupt
 from kit.data.readers import READERS, Raw
+from kit.data.stratified import draw
 from kit.errors import unknown
 from kit.seeds import derive, generator
 

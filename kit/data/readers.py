@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from kit.data import fashion, folders
-from kit.data.draw import draw
 from kit.data.folders import ImageFiles
+from kit.data.stratified import draw
 from kit.seeds import generator
 
 

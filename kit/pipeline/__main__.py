@@ -1,5 +1,5 @@
 """`torchrun --nproc-per-node 2 -m kit.pipeline CONFIG.json`: one rank of a pipeline."""
 
-from kit.pipeline.worker import main
+from kit.pipeline.rank import main
 
 main()

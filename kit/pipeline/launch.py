@@ -18,12 +18,12 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from kit.config import RunConfig
 from kit.methods import REGISTRY
 from kit.pipeline import rendezvous
-from kit.pipeline.faults import PipelineFailed
+from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, too_many_stages
-from kit.records import History
+from kit.train.config import RunConfig
+from kit.train.record import History
 
 
 def launch(
@@ -68,8 +68,18 @@ def launch(
         settings = Path(folder, "config.json")
         settings.write_text(json.dumps(asdict(config)))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items()]
-        # `kit.tune` becomes the command that follows it, so the rank is the very process that is watched
-        command = ["-m", "kit.tune", sys.executable, "-m", "kit.pipeline", str(settings), *flags, "--record", folder]
+        # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
+        command = [
+            "-m",
+            "kit.cpu_allocator",
+            sys.executable,
+            "-m",
+            "kit.pipeline",
+            str(settings),
+            *flags,
+            "--record",
+            folder,
+        ]
         start_ranks(sys.executable, command, num_ranks, max_restarts, address, folder)
         return History.load(folder)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kit.config import RunConfig
 from kit.errors import unknown
+from kit.train.config import RunConfig
 
 STATISTICS = ("local", "global")
 """Where batch norms and batch-wise losses take their statistics: on a replica's shard, or on the whole batch."""

@@ -9,15 +9,15 @@ import torch
 import torch.distributed as dist
 
 from kit import seeds
-from kit.blocks.backbones import backbone
-from kit.blocks.costs import step_seconds
-from kit.blocks.net import Net
-from kit.blocks.signal import Signal
-from kit.blocks.split import balanced, choose
-from kit.config import RunConfig
+from kit.backbones import backbone
 from kit.data import Data
+from kit.measure.costs import step_seconds
+from kit.net import Net
 from kit.pipeline import saved
+from kit.signal import Signal
+from kit.splitting.split import balanced, choose
 from kit.train import build
+from kit.train.config import RunConfig
 
 
 def runs(costs: Sequence[float], num_stages: int) -> list[range]:

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kit import seeds
-from kit.blocks.block import Block
-from kit.blocks.net import Net
-from kit.blocks.signal import Signal
+from kit.block import Block
+from kit.net import Net
+from kit.signal import Signal
 
 
 def sync_buffers(net: Net, group: dist.ProcessGroup) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kit.pipeline.faults import waiting
+from kit.pipeline.exceptions import waiting
 
 FOLDER = "checkpoint"
 _MARK = "a tensor of this name, shape, strides and type"

@@ -1,4 +1,4 @@
-"""One rank's part of a run: `kit.loop` over its own blocks, between two links."""
+"""One rank's part of a run: `kit.train.run` over its own blocks, between two links."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kit import checkpoints
-from kit.blocks.block import Block
-from kit.blocks.net import Net
-from kit.blocks.signal import Signal
-from kit.config import RunConfig
+from kit.block import Block
 from kit.data import Data, Split
-from kit.loop import EVALUATION_BATCH, Fit
+from kit.net import Net
 from kit.pipeline import replicas, saved
-from kit.pipeline.faults import waiting
-from kit.pipeline.link import Receiver, Sender
+from kit.pipeline.exceptions import waiting
 from kit.pipeline.options import Options, Place
+from kit.pipeline.transport import Receiver, Sender
+from kit.signal import Signal
+from kit.train import checkpoint
+from kit.train.config import RunConfig
+from kit.train.run import EVALUATION_BATCH, Fit
 
 
 def hollow(loaded: Data) -> Data:
@@ -144,7 +144,7 @@ class Stage(Fit):
         if not path:
             return super().resume()  # one process may have begun this run, or ended it
         run = saved.load(path, ["run"])["run"]
-        checkpoints.check_settings(path, self.identity, run["config"])
+        checkpoint.check_settings(path, self.identity, run["config"])
         self.grow_to(run["num_blocks"])
         state = saved.load(path, [f"block{block.index}" for block in self.net])
         for k, block in enumerate(self.net):
@@ -161,13 +161,13 @@ class Stage(Fit):
             parts = saved.load(path, ["run", *keys])
             blocks, sums = zip(*(parts[key] for key in keys), strict=True)
             state = {"blocks": list(blocks), "sums": list(sums), "random_state": torch.get_rng_state()}
-            checkpoints.save(folder / checkpoints.LATEST, self.identity, state | self.state())
+            checkpoint.save(folder / checkpoint.LATEST, self.identity, state | self.state())
             best = saved.latest(folder / saved.FOLDER, "best")
             keys = keys[: saved.load(best, ["run"])["run"]["num_blocks"]]
             best = saved.load(best, ["run", *keys])
             weights = {f"blocks.{k}.{n}": t for k, key in enumerate(keys) for n, t in best[key].items()}
             weights = {"epoch": best["run"]["epoch"], "net": weights}
-            checkpoints.save(folder / checkpoints.BEST, self.identity, weights)
+            checkpoint.save(folder / checkpoint.BEST, self.identity, weights)
             saved.remove(folder)
 
     def everyone(self, mine: object) -> list:

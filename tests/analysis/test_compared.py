@@ -7,8 +7,8 @@ import torch
 
 import kit
 from kit import train
-from kit.analysis import compared, plots
-from kit.analysis.representations import linear_reconstruction
+from kit.measure.representations import linear_reconstruction
+from lessons import method_comparison, plots
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_features_are_what_the_exits_read(method):
     data = train.load_data(config)
     net = train.build(config, data)
     x, _ = next(data.batches("test", 16))
-    features = compared.features(net, x)
+    features = method_comparison.features(net, x)
     heads = [*net[0].probes, net[0].objective] if method == "bp" else [block.objective for block in net]
     answers = [
         head.readout(h) if hasattr(head, "readout") else head(h) for head, h in zip(heads, features, strict=True)
@@ -55,7 +55,7 @@ def test_features_are_what_the_exits_read(method):
 
 
 def test_summary_has_mean_and_deviation(table):
-    shown = compared.summary(table)
+    shown = method_comparison.summary(table)
     assert shown.loc["greedy", (16, "none")] == "31.0 ± 1.0"
     assert list(shown.columns) == [(2, "none"), (16, "none"), (16, "E")]
 
@@ -69,7 +69,7 @@ def test_error_by_blocks_draws_the_means(table):
 
 
 def test_the_widget_shows_the_choice(table):
-    widget = compared.explorer(table)
+    widget = method_comparison.explorer(table)
     before = widget.picture.value
     widget.context.value = "E"
     assert widget.picture.value != before
@@ -80,4 +80,4 @@ def test_the_widget_shows_the_choice(table):
 
 def test_a_missing_table_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.csv is not there: run python benchmarks/accuracy.py"):
-        compared.load(tmp_path / "none.csv")
+        method_comparison.load(tmp_path / "none.csv")

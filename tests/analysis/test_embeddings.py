@@ -8,7 +8,7 @@ import torch
 
 import kit
 from kit import train
-from kit.analysis import embeddings
+from lessons import embeddings
 
 
 def config(**settings) -> kit.RunConfig:

@@ -7,10 +7,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import kit
-from kit.analysis.embedding_explorer import EmbeddingExplorer, embedding_explorer
-from kit.analysis.embeddings import Embeddings
-from kit.analysis.gradient_explorer import GradientExplorer, gradient_explorer
-from kit.analysis.widgets import Explorer
+from lessons.embedding_explorer import EmbeddingExplorer, embedding_explorer
+from lessons.embeddings import Embeddings
+from lessons.gradient_explorer import GradientExplorer, gradient_explorer
+from lessons.widgets import Explorer
 
 SMALL = {"method": "deinforeg", "depth": 6, "num_blocks": 3, "widths": (16, 16), "lr": 2e-3}
 

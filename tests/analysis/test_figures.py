@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kit.analysis import maps, plots
+from lessons import embedding_figures, plots
 
 RNG = np.random.default_rng(0)
 
@@ -51,7 +51,7 @@ def test_heatmap_bears_gradients_that_are_zero(gradient_table):
 
 
 def test_answers_are_probabilities():
-    figure = maps.answers(RNG.random((1, 8, 8)), [np.array([0.0, np.log(3)])], 1, ["a", "b"])
+    figure = embedding_figures.answers(RNG.random((1, 8, 8)), [np.array([0.0, np.log(3)])], 1, ["a", "b"])
     assert figure.axes[1].images[0].get_array()[0].tolist() == pytest.approx([0.25, 0.75])
 
 
@@ -65,11 +65,15 @@ def test_all_text_is_inside(gradient_table):
         "heat map": plots.gradient_heatmap(gradient_table),
         "depth": plots.gradient_by_depth(gradient_table),
         "alignment": plots.gradient_alignment(alignment),
-        "spectra": maps.spectra({"m": [RNG.normal(size=(30, 8))] * 3}),
-        "cka": maps.cka_maps({"A": np.eye(4), "A / B": np.ones((4, 3))}),
-        "blocks": maps.by_block(blocks, {"accuracy": "accuracy of the exit"}),
-        "map": maps.embedding_map(points, labels, digits, labels, labels > 5, "corrupted", title="method: block 1"),
-        "answers": maps.answers(RNG.random((3, 8, 8)), [RNG.normal(size=10)] * 4, 3, ["a long name"] * 10, True),
+        "spectra": embedding_figures.spectra({"m": [RNG.normal(size=(30, 8))] * 3}),
+        "cka": embedding_figures.cka_maps({"A": np.eye(4), "A / B": np.ones((4, 3))}),
+        "blocks": embedding_figures.by_block(blocks, {"accuracy": "accuracy of the exit"}),
+        "map": embedding_figures.embedding_map(
+            points, labels, digits, labels, labels > 5, "corrupted", title="method: block 1"
+        ),
+        "answers": embedding_figures.answers(
+            RNG.random((3, 8, 8)), [RNG.normal(size=10)] * 4, 3, ["a long name"] * 10, True
+        ),
     }
     assert [name for name, figure in figures.items() if not inside(figure)] == []
 
@@ -92,14 +96,14 @@ def test_no_figure_is_drawn_empty(figure, gradient_table):
 def test_maps_say_what_is_missing():
     points, labels = np.zeros((4, 2)), np.zeros(4, dtype=int)
     with pytest.raises(ValueError, match="unknown colouring 'klass': did you mean 'class'"):
-        maps.embedding_map(points, labels, ["a"], colour="klass")
+        embedding_figures.embedding_map(points, labels, ["a"], colour="klass")
     with pytest.raises(ValueError, match="a map by corrupted takes one corrupted each"):
-        maps.embedding_map(points, labels, ["a"], colour="corrupted")
+        embedding_figures.embedding_map(points, labels, ["a"], colour="corrupted")
     with pytest.raises(ValueError, match="4 points and 3 labels"):
-        maps.embedding_map(points, labels[:3], ["a"])
+        embedding_figures.embedding_map(points, labels[:3], ["a"])
     with pytest.raises(ValueError, match="unknown metric 'acuracy': did you mean 'accuracy'"):
         table = pd.DataFrame([(1, 1, "accuracy", 0.5)], columns=["epoch", "block", "metric", "value"])
-        maps.by_block(table, {"acuracy": ""})
+        embedding_figures.by_block(table, {"acuracy": ""})
 
 
 def test_notebooks_show_them_whatever_the_backend(gradient_table):

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import kit
-from kit.analysis import noise_figures
-from kit.analysis.memorisation import Memorisation, answers, shares
-from kit.analysis.noise_explorer import NoiseExplorer, noise_explorer
 from kit.data import Data, Split
+from lessons import label_noise
+from lessons.memorisation import Memorisation, answers, shares
+from lessons.noise_explorer import NoiseExplorer, noise_explorer
 
 RNG = np.random.default_rng(0)
 
@@ -90,14 +90,14 @@ def value(table, **where):
 
 
 def test_curves_are_the_tables(table):
-    panel = noise_figures.over_epochs(table).axes[1]  # first row: bp; second column: rate 0.4
+    panel = label_noise.over_epochs(table).axes[1]  # first row: bp; second column: rate 0.4
     assert [line.get_ydata().tolist() for line in panel.lines] == [
         value(table, method="bp", noise_rate=0.4, split="test", block=block) for block in (1, 2)
     ]
-    path = noise_figures.wrong_against_true(table[table["noise_rate"] == 0.4]).axes[0].lines[0]
+    path = label_noise.wrong_against_true(table[table["noise_rate"] == 0.4]).axes[0].lines[0]
     assert path.get_ydata().tolist() == value(table, method="bp", noise_rate=0.4, metric="memorised", block=1)
     assert path.get_xdata().tolist() == value(table, method="bp", noise_rate=0.4, metric="recovered", block=1)
-    line = noise_figures.by_depth(table).axes[1].lines[0]
+    line = label_noise.by_depth(table).axes[1].lines[0]
     assert list(line.get_ydata()) == [
         value(table, method="bp", noise_rate=0.4, metric="memorised", block=block, epoch=3)[0] for block in (1, 2)
     ]
@@ -109,7 +109,7 @@ def test_intervals_are_drawn_as_given():
         + [("last", "bp", "asymmetric", 0.4, 0.3, np.nan, np.nan)],
         columns=["measure", "case", "noise", "noise_rate", "mean", "low", "high"],
     )
-    panel = noise_figures.by_rate(numbers).axes[0]
+    panel = label_noise.by_rate(numbers).axes[0]
     bars = [
         path for bar in panel.containers for path in bar[2][0].get_segments() if len(path) and not np.isnan(path).any()
     ]
@@ -118,13 +118,13 @@ def test_intervals_are_drawn_as_given():
 
 def test_the_gallery_frames_corrupted_mistakes_and_histograms_count(told):
     table = answers(Teller(), told)
-    figure = noise_figures.gallery(told.train.images.numpy(), table, told.classes, num_images=4)
+    figure = label_noise.gallery(told.train.images.numpy(), table, told.classes, num_images=4)
     framed = [[any(s.get_visible() and s.get_linewidth() == 4 for s in a.spines.values()) for a in row]
               for row in np.reshape(figure.axes, (2, 4))]  # fmt: skip
     titles = [panel.get_title() for panel in figure.axes]
     assert titles[:4] == [""] * 4, "the first exit is right about every image"
     assert sorted(titles[4:]) == ["b → a", "b → a", "c → a", "c → a"] and sum(framed[1]) == 2
-    heights = noise_figures.loss_histograms(table).axes[0].patches
+    heights = label_noise.loss_histograms(table).axes[0].patches
     assert len(heights) == 2 * 39
 
 

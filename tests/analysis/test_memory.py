@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import kit
-from kit.analysis import memory
-from kit.blocks.costs import parameters, peak_bytes
+from kit.measure import memory
+from kit.measure.costs import parameters, peak_bytes
 
 torch.set_num_threads(1)
 SHAPE = (8, 3, 32, 32)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import kit
-from kit.analysis.alignment import alignment, compare
-from kit.analysis.probes import activations, dead_share, gradient_profile, gradients, stages
+from kit.measure.alignment import alignment, compare
+from kit.measure.probes import activations, dead_share, gradient_profile, gradients, stages
 
 METHODS = {"bp": {}, "greedy": {}, "dgl": {}, "deinforeg": {"widths": (16, 16, 16)}}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from kit.analysis.representations import (
+from kit.measure.representations import (
     cka,
     cka_matrix,
     class_separation,

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from kit.blocks.backbones import BACKBONES, backbone
-from kit.blocks.costs import parameters
-from kit.blocks.split import split
+from kit.backbones import BACKBONES, backbone
+from kit.measure.costs import parameters
+from kit.splitting.split import split
 
 torch.set_num_threads(1)
 
@@ -195,5 +195,5 @@ def test_what_cannot_be_built_says_why(settings, message):
 
 
 def test_importing_the_backbones_does_not_import_torchvision():
-    code = "import kit.blocks.backbones, kit.blocks.split, sys; assert 'torchvision' not in sys.modules"
+    code = "import kit.backbones, kit.splitting.split, sys; assert 'torchvision' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kit.blocks.costs import activation_bytes, parameters, peak_bytes, step_seconds
+from kit.measure.costs import activation_bytes, parameters, peak_bytes, step_seconds
 
 torch.set_num_threads(1)
 MIB = 2**20

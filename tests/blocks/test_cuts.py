@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import kit
-from kit.blocks.backbones import backbone
-from kit.blocks.cuts import INFOPRO_BALANCED_CUTS, INFOPRO_CUTS, find
-from kit.blocks.split import places
+from kit.backbones import backbone
+from kit.splitting.paper_cuts import INFOPRO_BALANCED_CUTS, INFOPRO_CUTS, find
+from kit.splitting.split import places
 
 torch.set_num_threads(1)
 

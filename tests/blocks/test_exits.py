@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import kit
-from kit.blocks import calibrate, costs, exits
-from kit.blocks.exits import RULES, Rule
+from kit import calibrate, exits
+from kit.exits import RULES, Rule
+from kit.measure import costs
 from tests.test_methods import batch, stages
 
 RULE_CASES = [

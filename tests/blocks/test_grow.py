@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 import kit
-from kit import checkpoints
-from kit.blocks import costs
-from kit.blocks.grow import Growth, parse
+from kit.growth import Growth, parse
+from kit.measure import costs
 from kit.methods import REGISTRY
+from kit.train import checkpoint
 from tests.test_methods import CONTEXTS, SMALL, batch, same, snapshot, stages
 
 DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
@@ -233,7 +233,7 @@ def test_a_run_grows_by_its_schedule(tmp_path):
     assert counts.tolist() == [2, 3, 4, 4]
     trained = history.table.query("metric == 'ce'").groupby("epoch")["block"].unique()
     assert [list(blocks) for blocks in trained] == [[1, 2], [3], [4], [4]], "blocks before the new one are frozen"
-    state = torch.load(tmp_path / checkpoints.LATEST, weights_only=True)["blocks"]
+    state = torch.load(tmp_path / checkpoint.LATEST, weights_only=True)["blocks"]
     assert [block["frozen"] for block in state] == [True, True, True, False]
     assert [block["schedule"][1] for block in state] == [20, 20, 15, 10], "a new block's schedule begins when it comes"
 
@@ -255,7 +255,7 @@ def test_a_grown_run_goes_on_bit_for_bit(tmp_path, monkeypatch, steps, grow):
         with pytest.raises(KeyboardInterrupt):
             kit.run(config(tmp_path / "stopped", grow=grow))
     kit.run(config(tmp_path / "stopped", grow=grow))
-    whole, stopped = (torch.load(tmp_path / f / checkpoints.LATEST, weights_only=True) for f in ("whole", "stopped"))
+    whole, stopped = (torch.load(tmp_path / f / checkpoint.LATEST, weights_only=True) for f in ("whole", "stopped"))
     assert equal(whole["blocks"], stopped["blocks"])
     whole, stopped = (kit.History.load(tmp_path / f).table for f in ("whole", "stopped"))
     assert whole.equals(stopped)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from kit.blocks import heads
+from kit import heads
 
 SHAPES = {"vector": (24,), "tokens": (5, 24), "map": (16, 8, 8), "channels-last map": (8, 8, 16)}
 

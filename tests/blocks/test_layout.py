@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 import kit
-from kit.blocks import layout
+from kit.compute import amx_layers
 
 
 @pytest.fixture
 def amx(monkeypatch):
     """Let this processor pass for one with the units: oneDNN computes bf16 without them as well."""
-    monkeypatch.setattr(layout, "has_amx", lambda: True)
+    monkeypatch.setattr(amx_layers, "has_amx", lambda: True)
 
 
 LAYERS = {
@@ -32,7 +32,7 @@ LAYERS = {
 def test_same_numbers_and_gradients(name, amx):
     plain, shape = LAYERS[name]
     ours = laid_out(plain)
-    assert type(ours) is getattr(layout, type(plain).__name__)
+    assert type(ours) is getattr(amx_layers, type(plain).__name__)
     assert ours.state_dict().keys() == plain.state_dict().keys()
     x = torch.randn(shape, dtype=torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -72,16 +72,16 @@ def test_only_layers_that_gain_are_changed(amx):
 
 @pytest.mark.parametrize(("precision", "units", "changed"), [("bf16", True, 7), ("fp32", True, 0), ("bf16", False, 0)])
 def test_only_bf16_on_a_processor_that_has_the_units(precision, units, changed, monkeypatch):
-    monkeypatch.setattr(layout, "has_amx", lambda: units)
+    monkeypatch.setattr(amx_layers, "has_amx", lambda: units)
     x = torch.randn(2, 3, 32, 32)
     model = kit.backbone("vgg-paper", 3, 10, 0.125, 32)
     net = kit.decouple(kit.split(model, 4, x), "greedy", 10, x, precision=precision)
-    kinds = (layout.Linear, layout.Conv2d, layout.MaxPool2d)
+    kinds = (amx_layers.Linear, amx_layers.Conv2d, amx_layers.MaxPool2d)
     assert sum(isinstance(m, kinds) for m in net.modules()) == changed
 
 
 def laid_out(layer):
     """Return a copy of the layer as `lay_out` leaves it."""
     holder = nn.Sequential(copy.deepcopy(layer))
-    layout.lay_out(holder)
+    amx_layers.lay_out(holder)
     return holder[0]

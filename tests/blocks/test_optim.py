@@ -7,7 +7,7 @@ import torch
 from pytorch_optimizer import LARS
 from torch import nn
 
-from kit.blocks.lars import FusedLARS
+from kit.compute.lars import FusedLARS
 
 SETTINGS = {"lr": 0.02, "weight_decay": 1e-2, "momentum": 0.9, "trust_coefficient": 0.001}
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kit.blocks.backbones import backbone
-from kit.blocks.costs import parameters
-from kit.blocks.split import balanced, places, split, split_classifier
+from kit.backbones import backbone
+from kit.measure.costs import parameters
+from kit.splitting.split import balanced, places, split, split_classifier
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from kit.data import DATASETS, Data, Split, load_data
-from kit.data.draw import draw
 from kit.data.fashion import DEBIAN, FILES
+from kit.data.stratified import draw
 
 torch.set_num_threads(1)
 

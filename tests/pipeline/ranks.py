@@ -15,7 +15,7 @@ from torch import nn
 from torch.distributed.elastic.multiprocessing.errors import record
 
 import kit
-from kit.pipeline import worker
+from kit.pipeline import rank
 from kit.pipeline.launch import start_ranks
 from kit.pipeline.options import Options
 from kit.pipeline.stage import Stage
@@ -52,11 +52,11 @@ def with_dropout(config, known):
 
 def run_all(runs, store, dropout=True, wide=False):
     """Train each of `runs` (settings, number of ranks, options) one after the other, on the first ranks."""
-    worker.build = with_dropout if dropout else build
+    rank.build = with_dropout if dropout else build
     for number, (settings, num_ranks, options) in enumerate(runs):
         if int(os.environ["RANK"]) < num_ranks:
             with group(num_ranks, f"{store}-{number}"), in_float64() if wide else nullcontext():
-                worker.train(kit.RunConfig(**settings), Options(timeout=120.0, **options), torch.device("cpu"))
+                rank.train(kit.RunConfig(**settings), Options(timeout=120.0, **options), torch.device("cpu"))
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def refusals(cases, store):
         changes = of_rank_1 if os.environ["RANK"] == "1" else {}
         with group(2, f"{store}-{number}"):
             try:
-                worker.train(kit.RunConfig(**settings | changes), Options(**options), torch.device("cpu"))
+                rank.train(kit.RunConfig(**settings | changes), Options(**options), torch.device("cpu"))
             except ValueError as error:
                 assert words in str(error), str(error)
             else:
@@ -122,7 +122,7 @@ def poisoned(settings, step):
         last.objective.loss = spoilt
         return net
 
-    worker.build = build_poisoned
+    rank.build = build_poisoned
     _train(settings)
 
 
@@ -139,14 +139,14 @@ def full_disk(settings, step):
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    worker.Stage = Full
+    rank.Stage = Full
     _train(settings)
 
 
 def _train(settings):
     options = Options(timeout=20.0)
-    with worker.joined(torch.device("cpu"), options) as device:
-        worker.train(kit.RunConfig(**settings), options, device)
+    with rank.joined(torch.device("cpu"), options) as device:
+        rank.train(kit.RunConfig(**settings), options, device)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import kit
-from kit import checkpoints
 from kit.methods import REGISTRY
+from kit.train import checkpoint
 from tests.pipeline.ranks import in_one_process, on_ranks, run_all
 
 SETTINGS = dict(
@@ -60,10 +60,10 @@ def test_many_processes_give_what_one_gives(name, finished, tmp_path):
 
 def assert_same_state(one, other):
     """Weights, running statistics, optimizers, step counts; of the end and of the best epoch."""
-    mine, theirs = (torch.load(folder / checkpoints.LATEST, weights_only=True) for folder in (one, other))
+    mine, theirs = (torch.load(folder / checkpoint.LATEST, weights_only=True) for folder in (one, other))
     assert_equal(mine["blocks"], theirs["blocks"])
     assert mine["position"] == theirs["position"]
-    assert_equal(*(torch.load(folder / checkpoints.BEST, weights_only=True)["net"] for folder in (one, other)))
+    assert_equal(*(torch.load(folder / checkpoint.BEST, weights_only=True)["net"] for folder in (one, other)))
 
 
 def assert_equal(a, b, where="state"):

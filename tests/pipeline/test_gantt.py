@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from kit.analysis import pipelines
 from kit.pipeline.schedule import SCHEDULES
 from kit.pipeline.simulate import even, predict, timeline
+from lessons import pipeline_throughput
 
 
 def chunks(name):
@@ -16,7 +16,7 @@ def test_gantt_has_a_bar_for_every_operation():
     tables = [timeline(s(2, 4), even(chunks(n), 1.0)).assign(schedule=n) for n, s in SCHEDULES.items()]
     table = pd.concat(tables)
     before = table.copy()
-    figure = pipelines.gantt(table)
+    figure = pipeline_throughput.gantt(table)
     assert [panel.get_title() for panel in figure.axes] == list(SCHEDULES)
     for panel, name in zip(figure.axes, SCHEDULES, strict=True):
         own = table[table["schedule"] == name]
@@ -31,7 +31,7 @@ def test_scaling_has_a_line_for_every_schedule():
         for n in SCHEDULES
         for k in (2, 4)
     ]
-    figure = pipelines.scaling(pd.DataFrame(rows))
+    figure = pipeline_throughput.scaling(pd.DataFrame(rows))
     assert len(figure.axes) == 3
     assert all(
         len([line for line in panel.lines if len(line.get_xdata()) == 2]) == len(SCHEDULES) for panel in figure.axes
@@ -40,5 +40,5 @@ def test_scaling_has_a_line_for_every_schedule():
 
 def test_measured_and_predicted_side_by_side():
     table = pd.DataFrame({"case": ["a", "a", "b"], "kind": ["measured", "predicted", "measured"], "seconds": [1, 2, 3]})
-    panel = pipelines.measured_and_predicted(table).axes[0]
+    panel = pipeline_throughput.measured_and_predicted(table).axes[0]
     assert sorted(round(bar.get_width(), 6) for bar in panel.patches if bar.get_height()) == [1, 2, 3]

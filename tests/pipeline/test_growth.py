@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import kit
-from kit import checkpoints
+from kit.train import checkpoint
 from tests.pipeline.ranks import on_ranks, run_all
 from tests.pipeline.test_exact import SETTINGS, assert_same_state
 
@@ -42,7 +42,7 @@ def test_a_grown_pipeline_gives_what_one_process_gives(name, finished, tmp_path)
         folder = finished / f"{name}-{stages}"
         pd.testing.assert_frame_equal(kit.History.load(folder).table, history.table, check_exact=True)
         assert_same_state(tmp_path, folder)
-    state = torch.load(tmp_path / checkpoints.LATEST, weights_only=True)
+    state = torch.load(tmp_path / checkpoint.LATEST, weights_only=True)
     assert len(state["blocks"]) > 2
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from kit.blocks.signal import Signal, dense
-from kit.pipeline.faults import PeerLost, waiting
-from kit.pipeline.link import Sender, pack, unpack
+from kit.pipeline.exceptions import PeerLost, waiting
 from kit.pipeline.placement import runs
+from kit.pipeline.transport import Sender, pack, unpack
+from kit.signal import Signal, dense
 
 Y = torch.arange(4)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import kit
-from kit import checkpoints
 from kit.pipeline.options import Place
 from kit.pipeline.stage import shard_sizes
+from kit.train import checkpoint
 from tests.pipeline.ranks import in_float64, on_ranks, run_all
 from tests.pipeline.test_exact import SETTINGS, assert_equal
 
@@ -54,7 +54,7 @@ def test_an_epoch_with_global_statistics_differs_by_rounding_alone(tmp_path):
 
 def assert_near(many, one, history, tolerance):
     """Two runs' weights, running statistics and losses are that near."""
-    blocks = [torch.load(folder / checkpoints.LATEST, weights_only=True)["blocks"] for folder in (one, many)]
+    blocks = [torch.load(folder / checkpoint.LATEST, weights_only=True)["blocks"] for folder in (one, many)]
     worst = 0.0
     for mine, theirs in zip(*blocks, strict=True):
         assert mine["module"].keys() == theirs["module"].keys()
@@ -77,7 +77,7 @@ def test_local_statistics_are_another_computation(name, finished):
 @pytest.mark.parametrize("name", CASES)
 def test_the_pipeline_changes_no_bit_of_what_replicas_compute(name, finished):
     one, two = (
-        torch.load(finished / f"{name}-{kind}" / checkpoints.LATEST, weights_only=True) for kind in ("thin", "global")
+        torch.load(finished / f"{name}-{kind}" / checkpoint.LATEST, weights_only=True) for kind in ("thin", "global")
     )
     assert_equal(one["blocks"], two["blocks"])
 

@@ -1,0 +1,205 @@
+"""Growth: blocks that join a net between two steps, blocks that rest, and when a net wants another one.
+
+`Net.append`, `insert`, `grow`, `freeze` and `thaw` are these functions. Growing changes no weight and no optimizer of
+the blocks that are there, and no answer of the exits before the new block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from kit.block import Block
+from kit.errors import unknown
+from kit.signal import Signal
+from kit.splitting.cut_points import evaluating
+
+
+def link(blocks: Sequence[Block]) -> None:
+    """Tell every block what those behind it ask for, so that it hands on that and nothing else."""
+    needs = [block.needs for block in blocks]
+    for k, block in enumerate(blocks):
+        behind = needs[k + 1 :]
+        block.keep_x = any(need.x for need in behind)
+        block.depth = max((need.depth - j for j, need in enumerate(behind)), default=0)
+        block.keep_views = frozenset().union(*(need.views for need in behind))
+
+
+def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) -> None:
+    """Put `block` before block k, or at the end where k is the number of blocks, and number the blocks anew.
+
+    `first` is a signal that enters the net, to try it on. Raises ValueError, and leaves everything as it was, for a
+    place outside the net and where a block would get an input that it was not made for.
+    """
+    if not isinstance(block, Block):
+        raise TypeError(f"a {type(block).__name__} is no block: make one of it with net.new_block(module)")
+    if not 0 <= k <= len(blocks):
+        raise ValueError(f"cannot insert before block {k}: the net's blocks are numbered 0 to {len(blocks) - 1}")
+    if any(block is other for other in blocks):
+        raise ValueError("the block is in the net already; a block learns in one place")
+    there = list(blocks)
+    trial = [*there[:k], block, *there[k:]]
+    link(trial)
+    try:
+        if first is not None:
+            shapes(trial, first, k)
+    except ValueError:
+        link(there)
+        raise
+    blocks.insert(k, block)
+    block.train(blocks.training)
+    for index, moved in enumerate(blocks):
+        moved.index = index
+
+
+@torch.no_grad()
+def shapes(blocks: Sequence[Block], signal: Signal, new: int | None = None) -> list[tuple[int, ...]]:
+    """Return the input shapes of all blocks and the last one's output shape, without the batch.
+
+    Raises ValueError for a block that does not take its input; `new` is the number of the block that joins.
+    """
+    found = []
+    with evaluating(nn.ModuleList(blocks)):
+        for k, block in enumerate(blocks):
+            found.append(tuple(signal.h.shape[1:]))
+            wrong = block.shape is not None and tuple(block.shape) != found[-1]
+            try:
+                if not wrong:
+                    _, signal = block.exits(signal)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise _misfit(block, k, found[-1], new, str(error).splitlines()[0]) from error
+            if wrong:
+                raise _misfit(block, k, found[-1], new)
+    return [*found, tuple(signal.h.shape[1:])]
+
+
+def _misfit(block: Block, k: int, given: tuple[int, ...], new: int | None, reason: str = "") -> ValueError:
+    made = f"takes inputs of shape {tuple(block.shape)}" if block.shape is not None else f"fails ({reason})"
+    if new is not None and k > new:
+        return ValueError(
+            f"block {k} of the net {made}, but behind the new block it would see {given}: insert a block whose output "
+            "has the shape of its input"
+        )
+    return ValueError(
+        f"the new block {made}, but the net's output there has shape {given}: make it with net.new_block, which takes "
+        "its shapes from the net"
+    )
+
+
+def upto(net: Sequence[Block], count: int | None) -> list[Block]:
+    """Return the first `count` blocks, or all for None. Raises ValueError for a count that the net does not have."""
+    count = len(net) if count is None else count
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= len(net):
+        raise ValueError(f"upto={count!r}, but the net has {len(net)} blocks; choose 0 to {len(net)}, or None for all")
+    return [net[k] for k in range(count)]
+
+
+FREEZE = ("none", "earlier")
+WHEN = ("plateau",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """When a net in training gets its next block: at given epochs (`at`), or by need (`when="plateau"`).
+
+    By need, a block comes when the last exit's validation accuracy has not risen by more than `min_gain` for
+    `patience` epochs; no more come once a block has not paid: its best accuracy is not more than `min_gain` above the
+    best before it came.
+    """
+
+    at: tuple[int, ...] = ()
+    """Numbers of finished epochs after which a block comes."""
+
+    when: str | None = None
+    patience: int = 3
+    min_gain: float = 0.001
+
+    start: int = 2
+    """Blocks at the start."""
+
+    max_blocks: int = 2
+    """Blocks at the most."""
+
+    freeze: str = "none"
+    """`earlier`: the blocks before a new one rest from when it comes; `none`: all go on learning."""
+
+    side: tuple[str | None, ...] = ()
+    """The view that the first, second, … new block sees besides; None is none."""
+
+    def num_blocks(self, accuracies: Sequence[float]) -> int:
+        """Return how many blocks there are after these epochs, from the last exit's validation accuracy in each."""
+        if self.when is None:
+            return self.start + sum(epoch <= len(accuracies) for epoch in self.at)
+        return self._by_need(accuracies)
+
+    def _by_need(self, accuracies: Sequence[float]) -> int:
+        count, before, own = self.start, None, []
+        for accuracy in accuracies:
+            own.append(accuracy)
+            earlier, recent = own[: -self.patience], own[-self.patience :]
+            if not earlier or max(recent) > max(earlier) + self.min_gain or count == self.max_blocks:
+                continue
+            if before is not None and max(own) <= before + self.min_gain:
+                break  # the last block did not pay, so the next would not either
+            count, before, own = count + 1, max(own), []
+        return count
+
+    def view(self, k: int) -> str | None:
+        """Return the view that block k sees besides."""
+        return self.side[k - self.start] if 0 <= k - self.start < len(self.side) else None
+
+
+def parse(given: Mapping[str, object], num_blocks: int, epochs: int) -> Growth:
+    """Return the schedule that a config's `grow` describes, for a backbone cut into `num_blocks`.
+
+    With `at`, the net starts with as many blocks fewer as are to come, unless `start` says otherwise; by need with 2.
+    Raises ValueError for what cannot be.
+    """
+    for name in given:
+        if name not in Growth.__dataclass_fields__:
+            raise unknown("setting of grow:", name, [field.name for field in fields(Growth)])
+    settings = dict(given)
+    at, side = tuple(settings.pop("at", ())), settings.pop("side", ())
+    side = (side,) if isinstance(side, str) else tuple(side)
+    if bool(at) == (settings.get("when") is not None):
+        raise ValueError(f"grow={dict(given)!r}, but it takes either at=[epochs] or when='plateau'")
+    start = settings.pop("start", num_blocks - len(at) if at else min(2, num_blocks))
+    most = settings.pop("max_blocks", start + len(at) if at else num_blocks)
+    growth = Growth(at=at, side=side, start=start, max_blocks=most, **settings)
+    _check(growth, num_blocks, epochs)
+    return growth
+
+
+def _check(growth: Growth, num_blocks: int, epochs: int) -> None:
+    if growth.when is not None and growth.when not in WHEN:
+        raise unknown("grow when", growth.when, WHEN)
+    if growth.freeze not in FREEZE:
+        raise unknown("grow freeze", growth.freeze, FREEZE)
+    if any(not isinstance(e, int) or not 1 <= e < epochs for e in growth.at) or list(growth.at) != sorted(
+        set(growth.at)
+    ):
+        raise ValueError(f"grow at={list(growth.at)}, but it takes rising numbers of epochs from 1 to {epochs - 1}")
+    if growth.start < 1:
+        raise ValueError(
+            f"grow starts with {growth.start} blocks: at={list(growth.at)} adds {len(growth.at)} to reach "
+            f"num_blocks={num_blocks}; choose a larger num_blocks or fewer epochs"
+        )
+    wanted = max(growth.max_blocks, growth.start + len(growth.at))
+    if wanted > num_blocks:
+        raise ValueError(
+            f"grow goes up to max_blocks={wanted}, but the backbone is cut into num_blocks={num_blocks}; "
+            "raise num_blocks, or grow less"
+        )
+    if growth.start + len(growth.at) > growth.max_blocks:
+        raise ValueError(
+            f"grow at={list(growth.at)} from {growth.start} blocks goes beyond max_blocks={growth.max_blocks}"
+        )
+    if len(growth.side) > growth.max_blocks - growth.start:
+        raise ValueError(f"grow side={list(growth.side)}, but {growth.max_blocks - growth.start} blocks come")
+    if growth.patience < 1 or growth.min_gain < 0:
+        raise ValueError(
+            f"grow patience={growth.patience}, min_gain={growth.min_gain}: at least 1 epoch, and a gain of 0 or more"
+        )

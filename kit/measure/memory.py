@@ -1,0 +1,236 @@
+"""What training will take, before anything is allocated: peak bytes and FLOPs of one step, block by block.
+
+    memory.plan(net, (1024, 3, 32, 32)).table
+
+    with memory.on_paper():  # where even the net is too large: tensors with shapes and no data
+        net = kit.decouple(kit.split(kit.backbone("resnet110"), 4, x, "memory"), "deinforeg", 10, x)
+
+The blocks take their own `step` on PyTorch's fake tensors, and a dispatch mode adds up the storages that are alive.
+PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, sees the same storages, but its hooks on modules hold
+gradients for longer than training does, and no tracker sees what kernels take for themselves: `scratch` adds that.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+KINDS = ("parameters", "buffers", "optimizer", "gradients", "activations")
+"""What a byte is for. Inputs, labels and what lives for a moment inside a step count as activations."""
+
+STAYING = KINDS[:3]
+"""What is there between steps as well; a block's step adds its gradients and activations to all blocks' of these."""
+
+aten = torch.ops.aten
+READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
+UPDATING = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_}  # in place; not all of them have shape rules
+COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Bytes that training takes on batches of one shape, in the second step and all later ones."""
+
+    batch_shape: tuple[int, ...]
+
+    blocks: tuple[dict[str, int], ...]
+    """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients,
+    its activations, and `peak`: all that is alive then, other blocks' parameters, buffers and states included. `flops`
+    are those of its step as PyTorch's counter has them: convolutions and matrix products, two to a multiply-add."""
+
+    @property
+    def peak(self) -> int:
+        """The most bytes alive at any time."""
+        return max(block["peak"] for block in self.blocks)
+
+    @property
+    def flops(self) -> int:
+        """The floating-point operations of one step of all blocks, forward and backward."""
+        return sum(block["flops"] for block in self.blocks)
+
+    @property
+    def staying(self) -> int:
+        """The bytes alive between steps: every block's parameters, buffers and optimizer state."""
+        return sum(block[kind] for block in self.blocks for kind in STAYING)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a block, from 1."""
+        return pd.DataFrame(self.blocks, index=pd.RangeIndex(1, len(self.blocks) + 1, name="block"))
+
+
+@contextmanager
+def on_paper() -> Iterator[None]:
+    """Build nets larger than memory: tensors made inside have shape, type and device, and no data."""
+    with _paper(), _Blind():
+        yield
+
+
+def _paper() -> FakeTensorMode:
+    return FakeTensorMode(allow_fallback_kernels=False)  # else an operation without shape rules runs on real tensors
+
+
+def _copied(net: nn.Module, mode: FakeTensorMode) -> nn.Module:
+    """Return a copy of the net, optimizers included, in tensors without data."""
+    with FakeCopyMode(mode):
+        twin = copy.deepcopy(net)
+    for old, new in zip(net, twin, strict=True):  # copying an optimizer forgets what its own class added, as LARS does
+        lost = vars(old.optimizer).keys() - vars(new.optimizer).keys()
+        kept = {name: vars(old.optimizer)[name] for name in lost}
+        vars(new.optimizer).update({name: value for name, value in kept.items() if not callable(value)})
+    return twin
+
+
+def plan(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Plan:
+    """Predict the peak bytes of training `net` (kit.Net) on inputs of `batch_shape` (B, …) and `dtype`.
+
+    `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
+    allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
+    Raises ValueError for a shape that the net does not take.
+    """
+    with _stepped(net, batch_shape, dtype) as (net, signal, tally):
+        blocks = []
+        for block in net:
+            own = _Tally()
+            own.keep(_held(block))
+            tally.start()
+            signal = block.step(signal)
+            row = {kind: own.live[kind] for kind in STAYING}
+            row |= {kind: tally.peak[kind] for kind in KINDS if kind not in STAYING}
+            blocks.append(row | {"peak": sum(tally.peak.values()), "flops": tally.flops})
+    return Plan(tuple(batch_shape), tuple(blocks))
+
+
+@contextmanager
+def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> Iterator[tuple]:
+    """Copy `net` onto paper and take one step, which makes optimizer states; give it, the next signal and the tally."""
+    device = next(net.parameters()).device
+    first = next(net.parameters())
+    mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
+    net = _copied(net, mode)
+    with mode, _Tally() as tally:
+        try:
+            x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)
+            y = torch.empty(len(x), dtype=torch.int64, device=device)
+            net.train().step(x, y)
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"batch_shape={tuple(batch_shape)} and {dtype}, but the net does not train on such a batch: {reason}. "
+                "Give the whole shape, batch first, of inputs as the net takes them"
+            ) from error
+        tally.keep(_held(net))
+        for p in net.parameters():
+            p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
+        yield net, net.signal(x, y), tally
+
+
+def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that a net or a block holds between steps, each with its kind."""
+    yield from (("parameters", tensor) for tensor in part.parameters())
+    yield from (("buffers", tensor) for tensor in part.buffers())
+    for module in part.modules():
+        if isinstance(optimizer := getattr(module, "optimizer", None), torch.optim.Optimizer):
+            states = (value for state in optimizer.state.values() for value in state.values())
+            yield from (("optimizer", value) for value in states if isinstance(value, Tensor))
+
+
+class _Blind(TorchDispatchMode):
+    """Answers 1.0, 0 or False where code asks for a value that only data could tell: memory does not depend on it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
+            kind = args[0].dtype
+            return 1.0 if kind.is_floating_point else False if kind == torch.bool else 0
+        if func._overloadpacket in UPDATING and isinstance(args[0][0], FakeTensor):
+            return None
+        return func(*args, **(kwargs or {}))
+
+
+class _Tally(_Blind):
+    """Bytes of the storages alive, by kind, and what there was of each when there was most of all together."""
+
+    def __init__(self):
+        super().__init__()
+        self.live = dict.fromkeys(KINDS, 0)
+        self.start()
+        self._kinds: dict[int, str] = {}
+        self._watched: dict[int, weakref.ref] = {}
+
+    def count(self, tensor: Tensor, kind: str = "activations") -> None:
+        """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if place in self._kinds:
+            if kind != "activations":
+                for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
+                    bytes_of[self._kinds[place]] -= size
+                    bytes_of[kind] += size
+                self._kinds[place] = kind
+            return
+        self._since_peak.add(place)
+        self._kinds[place] = kind
+        self.live[kind] += size
+        self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
+
+    def keep(self, held: Iterable[tuple[str, Tensor]]) -> None:
+        """Count tensors of given kinds."""
+        for kind, tensor in held:
+            self.count(tensor, kind)
+
+    def start(self) -> None:
+        """Look for the peak and count operations from now on."""
+        self.peak, self.flops = dict(self.live), 0
+        self._since_peak: set[int] = set()  # storages made later than the peak
+
+    def _freed(self, place: int, size: int) -> None:
+        self.live[self._kinds.pop(place)] -= size
+        del self._watched[place]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self.count(value)
+        self._look(scratch(func, args, result))
+        if func._overloadpacket in flop_registry:
+            self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+    def _look(self, extra: int) -> None:
+        if sum(self.live.values()) + extra > sum(self.peak.values()):
+            self.peak = dict(self.live)
+            self.peak["activations"] += extra
+            self._since_peak.clear()
+
+
+def scratch(func, args: Sequence, result) -> int:
+    """Return the bytes that an operation's CPU kernel takes beside its arguments and results, and gives back.
+
+    oneDNN copies contiguous maps into a layout of its own: convolution forward the input and the weight, or the
+    result; backward the input and the gradient. Batch norm's backward and bilinear upsampling work on copies, too.
+    Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels or more.
+    """
+    kernel, first = func._overloadpacket, args[0] if args else None
+    if kernel not in COPYING or first.device.type != "cpu" or not first.is_contiguous():
+        return 0
+    if kernel is aten.convolution:
+        (x, weight), stride = args[:2], args[3]
+        pointwise = weight[0, 0].numel() == 1 and set(stride) == {1}
+        return 0 if pointwise else max(x.nbytes + weight.nbytes, result.nbytes)
+    if kernel is aten.convolution_backward:
+        gradient, x, weight = args[:3]
+        pointwise = weight[0, 0].numel() == 1 and x.shape[2:] == gradient.shape[2:]
+        return 0 if pointwise else gradient.nbytes + x.nbytes
+    return first.nbytes + (result.nbytes if kernel is aten.upsample_bilinear2d else 0)

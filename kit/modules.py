@@ -1,0 +1,26 @@
+"""What is done to modules of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Switch `module` and all in it to evaluation, so that no buffer changes; each flag back as it was on leaving."""
+    flags = {part: part.training for part in module.modules()}
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, training in flags.items():
+            part.training = training
+
+
+def on(device: torch.device, module: nn.Module) -> nn.Module:
+    """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
+    return module if all(p.device == device for p in module.parameters()) else module.to(device)

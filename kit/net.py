@@ -1,0 +1,201 @@
+"""A network of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kit import exits, growth
+from kit.block import Block
+from kit.errors import unknown
+from kit.plan import Plan, Shape
+from kit.signal import Signal
+from kit.splitting.cut_points import evaluating
+
+Input = Tensor | Mapping[str, Tensor]
+"""Inputs (B, …), or several views of the same samples by name, of which `x` enters the first block."""
+
+
+class Net(nn.Module):
+    """Blocks in order. Training is a walk over them: `for block in net: signal = block.step(signal)`.
+
+    Between two steps a net may grow: by the next block of its `plan` (`grow`), or by blocks of one's own.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        method: str,
+        num_classes: int,
+        channels_last: bool = False,
+        plan: Plan | None = None,
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.method, self.num_classes, self.channels_last = method, num_classes, channels_last
+        self.plan, self.num_planned = plan, len(self.blocks)
+        self.stepping = False
+        self._known_costs: dict[tuple, list[float]] = {}
+
+    def __iter__(self) -> Iterator[Block]:
+        return iter(self.blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __getitem__(self, k: int) -> Block:
+        return self.blocks[k]
+
+    @property
+    def num_exits(self) -> int:
+        """Number of places where the net can answer: one per block, and one per probe inside a block."""
+        return sum(len(block.probes) + 1 for block in self)
+
+    @property
+    def uses_batch_statistics(self) -> bool:
+        """Whether training needs at least two samples in a batch."""
+        norm = nn.modules.batchnorm._BatchNorm
+        return any(isinstance(m, norm) for m in self.modules()) or any(b.objective.batch_statistics for b in self)
+
+    @property
+    def views(self) -> frozenset[str]:
+        """Names of the views that blocks ask for beside the net's input."""
+        return frozenset().union(*(block.needs.views for block in self))
+
+    def signal(self, x: Input, y: Tensor | None = None) -> Signal:
+        """Return the signal that enters the first block, for inputs `x` (B, …) and labels `y` (B,).
+
+        Raises ValueError where a view is missing that a block asks for.
+        """
+        given = dict(x) if isinstance(x, Mapping) else {"x": x}
+        for name in {"x", *self.views} - set(given):
+            raise unknown("view", name, given)
+        if self.channels_last:
+            layout = torch.channels_last
+            given = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in given.items()}
+        x = given.pop("x")
+        y = torch.empty(len(x), dtype=torch.int64, device=x.device) if y is None else y
+        return Signal(x, y, x, views=given)
+
+    def step(self, x: Input, y: Tensor) -> None:
+        """Train every block on one batch, first to last."""
+        with self.one_step():
+            signal = self.signal(x, y)
+            for block in self:
+                signal = block.step(signal)
+
+    @contextmanager
+    def one_step(self) -> Iterator[None]:
+        """Keep the net from growing while a batch is on its way through it."""
+        self.stepping = True
+        try:
+            yield
+        finally:
+            self.stepping = False
+
+    def append(self, block: Block) -> None:
+        """Add a block at the end. Raises ValueError if it does not fit: see `kit.growth.insert`."""
+        self.insert(len(self), block)
+
+    def insert(self, k: int, block: Block) -> None:
+        """Add a block before block k, so that it becomes block k; those behind it see another input from now on."""
+        self._check_may_grow()
+        growth.insert(self.blocks, k, block, self._example())
+
+    def grow(self, side: str | None = None) -> Block:
+        """Add the next block of the plan and return it. `side` names a view that it sees besides."""
+        self._check_may_grow()
+        if self.plan is None or self.num_planned == len(self.plan):
+            most = len(self) if self.plan is None else len(self.plan)
+            raise ValueError(
+                f"the net has all blocks of its plan (max_blocks={most}): cut the model into more, or append a block "
+                "of your own with net.append(net.new_block(module))"
+            )
+        block = self.plan.block(self.num_planned, [block.objective for block in self], self._sides(side))
+        growth.insert(self.blocks, len(self), block, self._example())
+        self.num_planned += 1
+        return block
+
+    def new_block(self, module: nn.Module, side: str | Mapping[str, nn.Module] | None = None) -> Block:
+        """Return a block to append: `module` behind the net's output, with the net's method and optimizer.
+
+        `side` names a view that the block sees besides, joined with what it gets (`kit.extra_views`), or gives an
+        encoder for it: `{name: module}`, from the view to the shape of the net's output.
+        """
+        self._check_may_grow()
+        inputs = growth.shapes(list(self), self._example())
+        return self.plan.behind(inputs, [block.objective for block in self], module, self._sides(side))
+
+    def freeze(self, upto: int | None = None) -> None:
+        """Let the first `upto` blocks (None: all) rest: they only run forward, in evaluation mode, until `thaw`."""
+        for block in growth.upto(self, upto):
+            block.freeze()
+
+    def thaw(self, upto: int | None = None) -> None:
+        """Let the first `upto` blocks (None: all) learn again, with the optimizer state they rested with."""
+        for block in growth.upto(self, upto):
+            block.thaw()
+            block.train(self.training)
+
+    def _check_may_grow(self) -> None:
+        if self.plan is not None and self.plan.end_to_end:
+            raise ValueError(
+                f"a {self.method} net does not grow: one loss at its end trains it as a whole, so a new end would ask "
+                "other work of every layer. Choose a method that trains blocks by themselves, such as greedy or dgl"
+            )
+        if self.stepping:
+            raise RuntimeError(
+                "the net is in the middle of a step: a new block would see a part of a batch. Grow between two steps, "
+                "best between two epochs (on_epoch=, or grow= in the config)"
+            )
+
+    def _example(self) -> Signal | None:
+        return self.plan and self.signal(self.plan.example)
+
+    def _sides(self, side: str | Mapping[str, nn.Module] | None) -> dict[str, Shape | nn.Module]:
+        sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
+        known = {name: tuple(view.shape[1:]) for name, view in self.plan.example.items() if name != "x"}
+        for name in sides:
+            if name not in known:
+                raise unknown("view", name, known)
+        return {name: encoder if encoder is not None else known[name] for name, encoder in sides.items()}
+
+    def adaptive(
+        self,
+        x: Input,
+        rule: exits.Rule | str = "confidence",
+        threshold: float | None = None,
+        patience: int = 1,
+        cost: Sequence[float] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Let each sample of `x` (B, …) leave at the first exit where `rule` lets it go; in evaluation mode.
+
+        Returns its logits (B, C), the number of the exit it left at (B,), from 0, and what it cost (B,): FLOPs, or
+        whatever unit `cost`, one number per exit, is in. `rule` is an `exits.Rule`, or a name of `exits.RULES` with its
+        `threshold` and `patience`; `kit.calibrate` chooses them on validation data.
+        """
+        rule = rule if isinstance(rule, exits.Rule) else exits.Rule(rule, threshold, patience)
+        return exits.adaptive(self, x, rule, self._costs(x) if cost is None else cost)
+
+    def _costs(self, x: Input) -> list[float]:
+        """Return the FLOPs of each exit, counted once for each shape of the input."""
+        one = {name: view[:1] for name, view in x.items()} if isinstance(x, Mapping) else x[:1]
+        first = one["x"] if isinstance(one, dict) else one
+        key = (tuple(first.shape), tuple(id(block) for block in self))
+        if key not in self._known_costs:
+            self._known_costs = {key: exits.exit_costs(self, one)}
+        return self._known_costs[key]
+
+    @torch.no_grad()
+    def predict(self, x: Input) -> list[Tensor]:
+        """Return the logits (B, C) of every exit for inputs `x` (B, …), first to last, in evaluation mode."""
+        signal = self.signal(x)
+        logits: list[Tensor] = []
+        with evaluating(self):
+            for block in self:
+                answers, signal = block.exits(signal)
+                logits += answers
+        return logits

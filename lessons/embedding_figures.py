@@ -1,0 +1,193 @@
+"""Figures of representations: what a block's features look like. Pure functions, in the style of `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
+
+from kit.errors import unknown
+from kit.measure.representations import PROJECTIONS, spectrum
+from lessons.plots import Picture, styled
+
+COLOURINGS = ("class", "prediction", "corrupted")
+AXES = {"pca": "principal component", "tsne": "t-SNE axis"}
+
+
+@styled
+def spectra(features: Mapping[str, Sequence[ArrayLike]], num_values: int = 40) -> Figure:
+    """Draw the singular values of every block's features (N, D), largest = 1, a panel per method.
+
+    `features` is method → one array per block, first to last.
+    """
+    figure = Picture(figsize=(4.6 * len(features) + 1.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(features), sharey=True, squeeze=False)[0]
+    most = max(len(blocks) for blocks in features.values())
+    colours = sns.color_palette("viridis", most)
+    for panel, (method, blocks) in zip(panels, features.items(), strict=True):
+        for colour, z in zip(colours, blocks, strict=False):
+            values = spectrum(z)[:num_values]
+            panel.plot(range(1, len(values) + 1), values / max(values[0], 1e-30), color=colour)
+        panel.set(title=method, xlabel="direction, strongest first", yscale="log", ylim=(1e-4, 1.6))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[0].set_ylabel("singular value / largest")
+    scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.5, most + 0.5), mpl.colors.ListedColormap(colours))
+    bar = figure.colorbar(scale, ax=list(panels), label="block")
+    bar.ax.yaxis.set_major_locator(MaxNLocator(min(most, 10), integer=True))
+    bar.ax.grid(False)
+    return figure
+
+
+@styled
+def cka_maps(matrices: Mapping[str, ArrayLike]) -> Figure:
+    """Draw CKA matrices as heat maps with their numbers, a panel each.
+
+    `matrices` is title → matrix; a title `A / B` names the rows A and the columns B.
+    """
+    figure = Picture(figsize=(4.7 * len(matrices) + 1.2, 4.6), layout="constrained")
+    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
+    for panel, (title, matrix) in zip(panels, matrices.items(), strict=True):
+        matrix = np.asarray(matrix)
+        rows, _, columns = title.partition(" / ")
+        image = panel.imshow(matrix, vmin=0, vmax=1, cmap="cividis", origin="lower")
+        for (i, j), value in np.ndenumerate(matrix) if matrix.size <= 144 else ():
+            ink = "black" if value > 0.6 else "white"
+            panel.text(j, i, f"{value:.2f}".removeprefix("0"), ha="center", va="center", color=ink, fontsize=8.5)
+        panel.set(title=title, xlabel=f"block of {columns or rows}", ylabel=f"block of {rows}")
+        panel.set_xticks(range(matrix.shape[1]), range(1, matrix.shape[1] + 1), fontsize=11)
+        panel.set_yticks(range(matrix.shape[0]), range(1, matrix.shape[0] + 1), fontsize=11)
+        panel.grid(False)
+    figure.colorbar(image, ax=list(panels), label="CKA (1 = same up to rotation)", shrink=0.85)
+    return figure
+
+
+@styled
+def by_block(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+    """Draw what was measured of every block in the last epoch, a panel per metric and a line per method.
+
+    `table` has epoch, block, metric, value and optionally method; `metrics` is metric → label of its axis.
+    """
+    rows = table if "method" in table else table.assign(method="this network")
+    last = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
+    figure = Picture(figsize=(4.6 * len(metrics) + 0.6, 4.2), layout="constrained")
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    for panel, (metric, label) in zip(panels, metrics.items(), strict=True):
+        own = last[last["metric"] == metric]
+        if own.empty:
+            raise unknown("metric", metric, sorted(set(last["metric"])))
+        sns.lineplot(
+            own, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=8,
+            legend=panel is panels[0], ax=panel,
+        )  # fmt: skip
+        panel.set(xlabel="block (first to last)", ylabel=label)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if metric in ("accuracy", "linear_probe"):
+            panel.set_ylim(0, 1.03)
+            panel.yaxis.set_major_formatter(PercentFormatter(1))
+        else:
+            panel.set_ylim(bottom=0)
+    handles, names = panels[0].get_legend_handles_labels()
+    panels[0].get_legend().remove()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+@styled
+def embedding_map(
+    points: ArrayLike,
+    labels: ArrayLike,
+    classes: Sequence[str],
+    predictions: ArrayLike | None = None,
+    noisy: ArrayLike | None = None,
+    colour: str = "class",
+    projection: str = "pca",
+    title: str = "",
+    marked: int | None = None,
+) -> Figure:
+    """Draw a map (N, 2) of a block's features.
+
+    `colour` is `class` (the label), `prediction` (what the block answers), or `corrupted` (whether the label was);
+    wrong answers are crossed out where `predictions` are given. `marked` is the row to ring. Raises ValueError for
+    another colouring, or one whose data is not given.
+    """
+    points, labels = np.asarray(points), np.asarray(labels)
+    if colour not in COLOURINGS:
+        raise unknown("colouring", colour, COLOURINGS)
+    if projection not in PROJECTIONS:
+        raise unknown("projection", projection, PROJECTIONS)
+    needed = {"prediction": predictions, "corrupted": noisy, "class": labels}[colour]
+    if needed is None or len(points) != len(labels) or len(points) == 0:
+        raise ValueError(f"{len(points)} points and {len(labels)} labels: a map by {colour} takes one {colour} each")
+    figure = Picture(figsize=(6.6, 5.4))  # laid out by hand, like `answers`: explorers draw them at every move
+    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.2, top=0.93)
+    panel = figure.subplots()
+    if colour == "corrupted":
+        _by_corruption(panel, points, np.asarray(noisy))
+    else:
+        _by_class(panel, points, np.asarray(needed), classes)
+    if predictions is not None:
+        wrong = np.asarray(predictions) != labels
+        panel.scatter(*points[wrong].T, marker="x", s=30, color="black", linewidth=1.2, label="wrong answer")
+    if marked is not None:
+        panel.scatter(*points[marked], s=260, facecolor="none", edgecolor="black", linewidth=2.6)
+    axis = AXES[projection]
+    panel.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2")
+    panel.margins(0.06)
+    handles = panel.get_legend_handles_labels()[0]
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=11)
+    return figure
+
+
+def _by_class(panel: Axes, points: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> None:
+    """Colour by group, and write each group's name on it: ten colours are too many for anybody's eyes."""
+    colours = sns.color_palette("colorblind" if len(classes) <= 10 else "husl", len(classes))
+    panel.scatter(*points.T, c=[colours[g] for g in groups], s=26, alpha=0.85, linewidth=0)
+    for group in np.unique(groups):
+        middle = np.median(points[groups == group], axis=0)
+        halo = [withStroke(linewidth=4, foreground="white")]
+        panel.text(*middle, classes[group], color=colours[group], fontsize=17, weight="bold", ha="center", va="center",
+                   path_effects=[*halo, withStroke(linewidth=0.8, foreground="black")], zorder=5)  # fmt: skip
+
+
+def _by_corruption(panel: Axes, points: np.ndarray, noisy: np.ndarray) -> None:
+    panel.scatter(*points[~noisy].T, s=24, color="0.72", linewidth=0, label=f"label as it was ({(~noisy).sum()})")
+    panel.scatter(
+        *points[noisy].T, s=80, color="#d55e00", marker="^", linewidth=0, label=f"label corrupted ({noisy.sum()})"
+    )
+
+
+@styled
+def answers(
+    image: ArrayLike, logits: Sequence[ArrayLike], label: int, classes: Sequence[str], noisy: bool = False
+) -> Figure:
+    """Draw one image (C, H, W) in [0, 1] and every exit's answer to it, as probabilities (softmax of `logits` (C,))."""
+    short = len("".join(classes)) < 15
+    scores = np.stack([np.asarray(row, dtype=float) for row in logits])
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    figure = Picture(figsize=(6.6, (2.8 if short else 3.6) + 0.1 * len(shares)))
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2.4))
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.19 if short else 0.42, top=0.84, wspace=0.18)
+    picture = np.asarray(image).transpose(1, 2, 0)
+    left.imshow(picture.squeeze() if picture.shape[2] == 1 else picture, cmap="gray_r", vmin=0, vmax=1)
+    left.set_title(f"label {classes[label]}" + ("\n(corrupted)" if noisy else ""), fontsize=12)
+    left.set_axis_off()
+    right.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for row, share in enumerate(shares):
+        right.text(share.argmax(), row, classes[share.argmax()], ha="center", va="center", fontsize=9, weight="bold",
+                   color="black" if share.max() > 0.6 else "white")  # fmt: skip
+    step = max(1, len(shares) // 5)
+    right.set_yticks(range(0, len(shares), step), range(1, len(shares) + 1, step))
+    right.set_xticks(range(len(classes)), classes, rotation=0 if short else 90, fontsize=10)
+    right.set(ylabel="exit", xlabel="class answered (yellow: sure)")
+    right.grid(False)
+    return figure

@@ -1,0 +1,139 @@
+"""The gradient explorer: move depth, blocks, activation and initialisation, train some steps, and watch."""
+
+from __future__ import annotations
+
+from itertools import chain, count
+from math import log10
+
+import ipywidgets as w
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import nn
+
+from kit import seeds
+from kit.backbones import ACTIVATIONS, INITS, NORMS, mlp
+from kit.measure.probes import gradient_profile
+from kit.methods import decouple
+from lessons import plots, widgets
+
+SIDES = ("backprop", "decoupled")
+
+
+def gradient_explorer(data, method: str = "deinforeg", depth: int = 30, num_blocks: int = 10, **settings: object):
+    """Return the explorer for plain networks on `data` (kit.Data); headless, the static figure in its place.
+
+    `method` trains the decoupled side, `settings` are `decouple`'s (optimizer, lr, the method's options). Networks are
+    built and measured anew with every slider; nothing is trained before the button asks for it.
+    """
+    explorer = GradientExplorer(data, method, depth, num_blocks, **settings)
+    return explorer.figure() if widgets.headless() else explorer
+
+
+class GradientExplorer(widgets.Explorer):
+    """Two networks of the same first weights, one trained whole and one in blocks, and their gradients by layer."""
+
+    def __init__(self, data, method: str, depth: int, num_blocks: int, batch_size: int = 64, **settings: object):
+        self.data, self.method, self.settings, self.batch_size = data, method, settings, batch_size
+        self.probe_batch = next(data.batches("train", batch_size, epoch=0))
+        self.eval_batch = next(data.batches("val", 512))
+        wide = {"style": {"description_width": "initial"}, "continuous_update": False}
+        self.depth = w.IntSlider(depth, min=1, max=max(40, depth), description="layers", **wide)
+        self.blocks = w.IntSlider(num_blocks, min=1, max=10, description="blocks", **wide)
+        self.activation = w.Dropdown(options=list(ACTIVATIONS), value="tanh", description="activation")
+        self.init = w.Dropdown(options=list(INITS), value="default", description="first weights", style=wide["style"])
+        self.norm = w.Dropdown(options=["none", *(name for name in NORMS if name)], description="norm")
+        self.residual = w.Checkbox(False, description="residual", indent=False, layout=w.Layout(width="90px"))
+        self.steps = w.IntSlider(20, min=5, max=100, step=5, description="steps", **wide)
+        self.train_button = w.Button(description="Train", button_style="primary", icon="play")
+        self.reset_button = w.Button(description="Start anew", icon="undo")
+        shape = [self.depth, self.blocks, self.activation, self.init, self.norm, self.residual]
+        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+        super().__init__([*shape, self.steps, self.train_button, self.reset_button], [self.picture])
+        for control in shape:
+            control.observe(self.guarded(self.rebuild), "value")
+        self.reset_button.on_click(self.guarded(self.rebuild))
+        self.train_button.on_click(self.guarded(self.train))
+        self.guarded(self.rebuild)()
+
+    def rebuild(self) -> None:
+        """Build both networks as the controls say, and measure them untrained."""
+        depth, num_blocks = self.depth.value, self.blocks.value
+        if num_blocks > depth:
+            raise ValueError(f"{num_blocks} blocks of {depth} layers: a block takes at least one; choose fewer blocks")
+        self.nets = dict(zip(SIDES, (self.build("bp"), self.build(self.method)), strict=True))
+        epochs = (self.data.batches("train", self.batch_size, epoch=epoch) for epoch in count())
+        self.batches, self.num_steps = chain.from_iterable(epochs), 0
+        self.first = self.measure()
+        self.draw()
+
+    def build(self, method: str) -> nn.Module:
+        """Return the network that the controls describe, cut into equal blocks and trained by `method`."""
+        channels, _, side = self.data.shape
+        with seeds.seeded(0, "explorer"):
+            model = mlp(
+                channels, self.data.num_classes, 1.0, side,
+                depth=self.depth.value, activation=self.activation.value, init=self.init.value,
+                norm=None if self.norm.value == "none" else self.norm.value, residual=self.residual.value,
+            )  # fmt: skip
+        flatten, *layers, classifier = model
+        ends = [round(k * len(layers) / self.blocks.value) for k in range(self.blocks.value + 1)]
+        stages = [nn.Sequential(*layers[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        stages[0].insert(0, flatten)
+        stages[-1].append(classifier)
+        options = {} if method == "bp" else self.settings
+        shared = {k: v for k, v in self.settings.items() if k in ("optimizer", "lr", "weight_decay", "momentum")}
+        return decouple(stages, method, self.data.num_classes, self.eval_batch[0][:2], **(shared | options))
+
+    def measure(self) -> pd.DataFrame:
+        """Return depth, method, value: the gradient norm of every layer of both networks, on one fixed batch."""
+        tables = [gradient_profile(net, *self.probe_batch).assign(method=side) for side, net in self.nets.items()]
+        return pd.concat(tables, ignore_index=True)
+
+    def train(self) -> None:
+        """Train both networks some steps, and show how the gradients move."""
+        total = self.steps.value
+        with self.busy(f"training {total} steps …") as bar:
+            for step in range(1, total + 1):
+                x, y = next(self.batches)
+                for net in self.nets.values():
+                    net.step(x, y)
+                self.num_steps, bar.value = self.num_steps + 1, step / total
+                if step % 5 == 0 or step == total:
+                    self.draw()
+
+    def draw(self) -> None:
+        """Show the figure of the networks as they are."""
+        self.picture.value = self.still = widgets.png(self.figure())
+
+    @plots.styled
+    def figure(self) -> Figure:
+        """Draw gradient norm by layer, backprop left and decoupled right: now, and before training."""
+        now = self.measure() if self.num_steps else self.first
+        figure = plots.Picture(figsize=(11, 4.3))  # laid out by hand and with few ticks: drawn in a third of the time
+        panels = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, top=0.85, wspace=0.04)
+        for panel, side, colour, marker in zip(panels, SIDES, ("#0173b2", "#de8f05"), "os", strict=True):
+            for table, style in ((self.first, {"color": "0.6", "ls": "--", "label": "before training"}),
+                                 (now, {"color": colour, "marker": marker, "label": "now"})):  # fmt: skip
+                line = table[table["method"] == side]
+                if style["label"] == "now" or self.num_steps:
+                    panel.plot(line["depth"], line["value"].clip(lower=1e-16), **style)
+            panel.set(yscale="log", xlabel="layer (1 is next to the input)", title=self.title(side))
+            panel.legend()
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(min(low, 1e-3), max(high, 1))
+        panels[0].set_ylabel("gradient norm of the weights")
+        panels[0].yaxis.set_major_locator(LogLocator(numticks=8))
+        panels[0].yaxis.set_minor_locator(NullLocator())
+        panels[0].yaxis.set_major_formatter(lambda value, _: f"1e{round(log10(value))}")
+        figure.suptitle(f"after {self.num_steps} training steps" if self.num_steps else "before training", fontsize=13)
+        return figure
+
+    def title(self, side: str) -> str:
+        """Say what the network is and how often it is right on validation images."""
+        x, y = self.eval_batch
+        right = [float((logits.argmax(1) == y).float().mean()) for logits in self.nets[side].predict(x)]
+        if side == "backprop":
+            return f"backprop: right {right[-1]:.0%}"
+        return f"{self.method}, {len(right)} blocks: best exit {max(right):.0%}, last {right[-1]:.0%}"
