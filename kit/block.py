@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kit import seeds
 from kit.compute import optimizers
 from kit.context import Needs
+from kit.objective import Objective
+from kit.shapes import Shape
 from kit.signal import Signal
 
 
@@ -22,29 +27,29 @@ class Block(nn.Module):
     `stages` usually hold one module. Where they hold several, `probes` (one per stage but the last) watch the outputs
     in between: classifiers on detached features, trained beside the block, whose gradient never reaches it.
     `index` and `seed` say where the block's randomness comes from: (seed, index, number of its steps), so a block
-    draws the same numbers in whatever process and beside whatever other blocks it runs. `shape` is that of its input,
-    without the batch, where it was made for one. A `frozen` block runs forward only, in evaluation mode: `step` leaves
-    it as it is, and no graph is stored.
+    draws the same numbers in whatever process and beside whatever other blocks it runs. `shapes` are those of its input
+    and of each stage's output, where they are known. A `frozen` block runs forward only, in evaluation mode: `step`
+    leaves it as it is, and no graph is stored.
     """
 
     def __init__(
         self,
         stages: Sequence[nn.Module],
-        objective: nn.Module,
+        objective: Objective,
         make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         probes: Sequence[nn.Module] = (),
         context: nn.Module | None = None,
         autocast: torch.dtype | None = None,
         index: int = 0,
         seed: int = 0,
-        shape: tuple[int, ...] | None = None,
+        shapes: Sequence[Shape] = (),
     ):
         super().__init__()
         self.body = nn.Sequential(*stages)
         self.objective = objective
         self.probes = nn.ModuleList(probes)
         self.context = context
-        self.shape, self.frozen = shape, False
+        self.shapes, self.frozen = tuple(shapes), False
         self.keep_x, self.depth, self.keep_views = False, 0, frozenset()  # what later blocks ask: see `Signal.advance`
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
@@ -52,22 +57,32 @@ class Block(nn.Module):
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.schedule: tuple[str, int, int] | None = None
         self.last_terms: dict[str, Tensor] = {}
+        self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
+        self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
 
     def forward(self, signal: Signal) -> Tensor:
         """Return the block's output (B, …) for the signal; computes, and changes nothing."""
-        return self.outputs(signal)[-1]
+        *_, h = self.outputs(signal)
+        return h
 
-    def outputs(self, signal: Signal) -> list[Tensor]:
-        """Return every stage's output, first to last."""
-        h = signal.h if self.context is None else self.context(signal)
-        outputs = []
+    def enter(self, signal: Signal) -> Tensor:
+        """Return what the first stage reads: the activations, with whatever context adds to them."""
+        return signal.h if self.context is None else self.context(signal)
+
+    def outputs(self, signal: Signal) -> Iterator[Tensor]:
+        """Give every stage's output, first to last."""
+        h = self.enter(signal)
         for stage in self.body:
             h = stage(h)
-            outputs.append(h)
-        return outputs
+            yield h
 
     def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the block's output and its loss terms, unweighted, with the block's precision and randomness."""
+        """Return the block's output and its loss terms, unweighted, with the block's precision and randomness.
+
+        Raises ValueError for a signal without labels, and for a single sample where the loss compares samples.
+        """
+        if signal.y is None:
+            raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
         if self.objective.batch_statistics and len(signal.y) < 2:
             raise ValueError(
                 f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
@@ -85,19 +100,20 @@ class Block(nn.Module):
 
         The graph, and with it every activation, is freed before this returns. The loss terms stay in `last_terms`.
         """
+        for hook in self._step_pre_hooks.values():
+            hook(self, signal)
         if self.frozen:
             return self.pass_through(signal)
-        h, terms = self.losses(signal)
-        handed_on = self.hand_on(signal, h)
-        weights = self.objective.weights
-        sum(weights.get(name, 1.0) * term for name, term in terms.items()).backward()
+        h, terms = self.losses(signal) if self.replicas is None else self.replicas.losses(signal)
+        after = self.next_signal(signal, h)  # before the step: label codes are those of the weights that made h
+        self.objective.total(terms).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
         self.num_steps += 1
         self.last_terms = {name: term.detach() for name, term in terms.items()}
-        return handed_on
+        return after
 
     @torch.no_grad()
     def pass_through(self, signal: Signal) -> Signal:
@@ -105,15 +121,18 @@ class Block(nn.Module):
         self.last_terms = {}
         with self.autocast(signal.h):
             h = self(signal)
-        return self.hand_on(signal, h)
+        return self.next_signal(signal, h)
 
-    def hand_on(self, signal: Signal, h: Tensor) -> Signal:
+    def next_signal(self, signal: Signal, h: Tensor) -> Signal:
         """Return the signal for the next block, with the block's output `h` and what later blocks ask for."""
-        return signal.advance(h, self.keep_x, self.depth, self.objective.encode(signal), self.keep_views)
+        target = None if signal.y is None else self.objective.encode(signal)
+        return signal.advance(h, self.keep_x, self.depth, target, self.keep_views)
 
-    def answered(self, signal: Signal, h: Tensor) -> Signal:
-        """Return the signal for the next block where only answers are asked, and labels are not known."""
-        return signal.advance(h, self.keep_x, self.depth, views=self.keep_views)
+    def register_step_pre_hook(self, hook: Callable[[Block, Signal], None]) -> RemovableHandle:
+        """Call `hook(block, signal)` before every step; the handle's `remove()` ends that."""
+        handle = RemovableHandle(self._step_pre_hooks)
+        self._step_pre_hooks[handle.id] = hook
+        return handle
 
     @property
     def needs(self) -> Needs:
@@ -138,14 +157,6 @@ class Block(nn.Module):
         """Return the logits (B, C) that this block alone would answer for its output `h`."""
         return self.objective.readout(h)
 
-    def exits(self, signal: Signal) -> tuple[list[Tensor], Signal]:
-        """Return the logits (B, C) of every exit of the block, in fp32, and the signal for the next block."""
-        with self.autocast(signal.h):
-            *inner, h = self.outputs(signal)
-            logits = [probe(feature) for probe, feature in zip(self.probes, inner, strict=True)]
-            logits.append(self.readout(h))
-        return [logit.float() for logit in logits], self.answered(signal, h)
-
     def autocast(self, h: Tensor) -> AbstractContextManager:
         """Return the context in which this block computes."""
         return torch.autocast(h.device.type, self.autocast_dtype or torch.bfloat16, self.autocast_dtype is not None)
@@ -169,11 +180,57 @@ class Block(nn.Module):
     def load_training_state(self, state: dict) -> None:
         """Take over what `training_state` gave."""
         self.load_state_dict(state["module"])
-        if state.get("schedule"):  # a block added later has one of its own
+        if state["schedule"]:  # a block added later has one of its own
             self.set_schedule(*state["schedule"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])
-        self.num_steps = state["num_steps"]
-        self.frozen = state.get("frozen", False)
+        self.num_steps, self.frozen = state["num_steps"], state["frozen"]
         self.train(self.training)
+
+
+class Visit(NamedTuple):
+    """A walk's stop behind one stage of a block: the signal that entered the block, the stage's output, what follows."""
+
+    block: Block
+    signal: Signal
+    h: Tensor
+    """(B, …) the output of stage number `stage`, from 0."""
+    stage: int
+    after: Signal | None
+    """The signal for the next block; None behind the inner stages of a block of several."""
+    terms: dict[str, Tensor]
+    """The block's loss terms, unweighted, where they were asked for."""
+
+    def logits(self) -> Tensor:
+        """Return what the exit here answers, (B, C) in fp32."""
+        head = self.block.readout if self.after is not None else self.block.probes[self.stage]
+        with self.block.autocast(self.h):
+            return head(self.h).float()
+
+
+def walk(blocks: Iterable[Block], signal: Signal, losses: bool = False) -> Generator[Visit, Tensor | None, None]:
+    """Visit `blocks` in order, handing on the signal; nothing learns. Stops behind every stage, where an exit can be.
+
+    `send` it the rows (b,) int64 that go on, or None for all of them. With `losses` the blocks compute as in their next
+    step, with its random numbers and a graph, and the walk stops behind whole blocks.
+    """
+    for block in blocks:
+        last = len(block.body) - 1
+        if losses:
+            h, terms = block.losses(signal)
+            after = block.next_signal(signal, h)
+            yield Visit(block, signal, h, last, after, terms)
+            signal = after
+            continue
+        h = None
+        for k, stage in enumerate(block.body):
+            with block.autocast(signal.h):
+                h = stage(block.enter(signal) if h is None else h)
+            after = block.next_signal(signal, h) if k == last else None
+            rows = yield Visit(block, signal, h, k, after, {})
+            if rows is not None and after is not None:
+                after = after.select(rows)
+            elif rows is not None:
+                h, signal = h[rows], signal.select(rows)
+        signal = after

@@ -1,15 +1,17 @@
-"""Context supply: what a block sees beside its predecessor's output (ContSup, arXiv 2312.07636, eq. 5)."""
+"""What a block sees beside its predecessor's output: context (ContSup, arXiv 2312.07636, eq. 5), and extra views."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.heads import is_channels_last, num_channels
+from kit.shapes import Shape
 from kit.signal import Signal
 
 
@@ -38,7 +40,7 @@ def parse(context: str, num_blocks: int | None = None) -> Supply:
     return supply
 
 
-def supplied(supply: Supply, index: int, inputs: Sequence[Sequence[int]], example: Tensor) -> Context | None:
+def supplied(supply: Supply, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
     """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
 
     Raises ValueError where the network's input, as in `example`, cannot be added to features.
@@ -70,7 +72,7 @@ class Context(nn.Module):
     h (B, *shape) + E(x) + Σ_j R_j(c_j), everything from elsewhere detached. Encoders bring width and size to `shape`.
     """
 
-    def __init__(self, shape: Sequence[int], image: Sequence[int] | None, earlier: Sequence[Sequence[int]]):
+    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape]):
         super().__init__()
         self.image = _encoder(image, shape, hidden=12) if image is not None else None
         self.earlier = nn.ModuleList(_encoder(source, shape, hidden=None) for source in earlier)
@@ -84,9 +86,105 @@ class Context(nn.Module):
         h = signal.h
         if self.image is not None:
             h = h + self.image(signal.x)
-        for encoder, source in zip(self.earlier, signal.context, strict=False):
+        for encoder, source in zip(self.earlier, signal.context, strict=False):  # the first blocks have fewer before
             h = h + encoder(source)
         return h
+
+
+class ExtraView(nn.Module):
+    """Joins a block's input with an encoding of the view `name`; trained by the block's loss.
+
+    mix([h, encode(view)]) (B, *shape): the encoding has the shape of h, both lie side by side along the channels, and
+    a 1×1 convolution (a Linear for vectors and tokens) brings them back to `shape`. `inner` is the block's own context,
+    which comes first. Source: dynamic expansion with new features, Huang's thesis (NCU, 2024).
+    """
+
+    def __init__(self, name: str, shape: Shape, view: Shape | nn.Module, inner: nn.Module | None = None):
+        super().__init__()
+        self.name, self.inner, self.axis = name, inner, shape.axis + 1
+        self.encoder = view if isinstance(view, nn.Module) else view_encoder(view, shape)
+        width = shape.channels
+        self.mix = nn.Conv2d(2 * width, width, 1) if self.axis == 1 and shape.is_map else nn.Linear(2 * width, width)
+
+    def forward(self, signal: Signal) -> Tensor:
+        h = signal.h if self.inner is None else self.inner(signal)
+        return self.mix(torch.cat([h, self.encoder(signal.views[self.name])], dim=self.axis))
+
+    @property
+    def needs(self) -> Needs:
+        """What the block asks of those before it."""
+        before = self.inner.needs if self.inner is not None else Needs()
+        return replace(before, views=before.views | {self.name})
+
+
+def view_encoder(source: Shape, target: Shape) -> nn.Sequential:
+    """Return a net (B, *source) -> (B, *target) that learns features of a view of its own.
+
+    Between maps, 3×3 convolutions with BN and ReLU that halve the side and double the channels until they reach the
+    target's, then one more to its width; else two Linear-BN-ReLU on the flattened view. Raises ValueError for a view
+    that is no map, and a target that is one.
+    """
+    if target.is_map and not source.is_map:
+        raise ValueError(
+            f"a view of shape {tuple(source)} cannot be joined with maps of shape {tuple(target)}: give an encoder of "
+            "your own, or append behind a block that ends in vectors"
+        )
+    if target.is_map:
+        return _shrinking(source, target)
+    sizes = [prod(source), 2 * target.channels, prod(target)]
+    layers: list[nn.Module] = [nn.Flatten()]
+    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(fan_in, fan_out, bias=False), nn.BatchNorm1d(fan_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Unflatten(1, tuple(target)))
+
+
+def _shrinking(source: Shape, target: Shape) -> nn.Sequential:
+    channels, sides, size = source.channels, source.size, target.size
+    out, layers = max(1, target.channels // 4), []
+    while any(side >= 2 * wanted for side, wanted in zip(sides, size, strict=True)):
+        stride = [2 if side >= 2 * wanted else 1 for side, wanted in zip(sides, size, strict=True)]
+        layers += _conv(channels, out, 3, stride)
+        channels, out = out, min(2 * out, target.channels)
+        sides = [-(-side // step) for side, step in zip(sides, stride, strict=True)]
+    return _in_layout(source, target, [*layers, *_conv(channels, target.channels, 3), Resize(size)])
+
+
+def _encoder(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
+    """Return a net (B, *source) -> (B, *target): between maps conv-BN-ReLU (3×3 twice for images, else 1×1), pool."""
+    if source.is_map and target.is_map:
+        return _between_maps(source, target, hidden)
+    if len(source) == len(target) == 2:
+        norm = nn.LayerNorm(target.channels)
+        to_length = [Move(-1, 1), Resize(target.size), Move(1, -1)]
+        return nn.Sequential(nn.Linear(source.channels, target.channels), norm, nn.ReLU(), *to_length)
+    if len(target) == 1:
+        linear = nn.Linear(prod(source), target[0], bias=False)
+        return nn.Sequential(nn.Flatten(), linear, nn.BatchNorm1d(target[0]), nn.ReLU())
+    if len(target) == 2 and source.is_map:
+        side = max(1, int(target[0] ** 0.5))
+        patches = Shape((target.channels, *(min(side, size) for size in source.size)))
+        return nn.Sequential(_between_maps(source, patches, hidden), nn.Flatten(2), Resize(target.size), Move(1, -1))
+    raise ValueError(
+        f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
+        "use context='none', or give the blocks before it maps, tokens or vectors of one kind"
+    )
+
+
+def _between_maps(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
+    layers = _conv(source.channels, hidden, 3) if hidden else []
+    layers += _conv(hidden, target.channels, 3) if hidden else _conv(source.channels, target.channels, 1)
+    return _in_layout(source, target, [*layers, Resize(target.size)])
+
+
+def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(out), nn.ReLU()]
+
+
+def _in_layout(source: Shape, target: Shape, layers: Sequence[nn.Module]) -> nn.Sequential:
+    """Return `layers`, which work on (B, C, H, W), for maps that have their channels elsewhere."""
+    before = [Move(source.axis + 1, 1)] if source.axis else []
+    return nn.Sequential(*before, *layers, *([Move(1, target.axis + 1)] if target.axis else []))
 
 
 class Resize(nn.Module):
@@ -111,49 +209,3 @@ class Move(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         return h.movedim(self.source, self.to)
-
-
-def _encoder(source: Sequence[int], target: Sequence[int], hidden: int | None) -> nn.Sequential:
-    """Return a net (B, *source) -> (B, *target): between maps conv-BN-ReLU (3×3 twice for images, else 1×1), pool."""
-    if len(source) == 3 and len(target) == 3:
-        return _between_maps(source, target, hidden)
-    if len(source) == len(target) == 2:
-        to_channels = [Move(-1, 1), Resize(target[:1]), Move(1, -1)]
-        return nn.Sequential(nn.Linear(source[-1], target[-1]), nn.LayerNorm(target[-1]), nn.ReLU(), *to_channels)
-    if len(target) == 1:
-        flat = nn.Flatten()
-        features = _numel(source)
-        return nn.Sequential(flat, nn.Linear(features, target[0], bias=False), nn.BatchNorm1d(target[0]), nn.ReLU())
-    if len(target) == 2 and len(source) == 3:
-        patches = _between_maps(source, (target[-1], *_grid(target[0], source)), hidden)
-        return nn.Sequential(patches, nn.Flatten(2), Resize(target[:1]), Move(1, -1))
-    raise ValueError(
-        f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
-        "use context='none', or give the blocks before it maps, tokens or vectors of one kind"
-    )
-
-
-def _between_maps(source: Sequence[int], target: Sequence[int], hidden: int | None) -> nn.Sequential:
-    fan_in, width = num_channels(source), num_channels(target)
-    size = target[:2] if is_channels_last(target) else target[1:]
-    if hidden:
-        first = nn.Conv2d(fan_in, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU()
-        layers = [*first, nn.Conv2d(hidden, width, 3, padding=1, bias=False)]
-    else:
-        layers = [nn.Conv2d(fan_in, width, 1, bias=False)]
-    layers += [nn.BatchNorm2d(width), nn.ReLU(), Resize(size)]
-    before = [Move(-1, 1)] if is_channels_last(source) else []
-    after = [Move(1, -1)] if is_channels_last(target) else []
-    return nn.Sequential(*before, *layers, *after)
-
-
-def _grid(tokens: int, source: Sequence[int]) -> tuple[int, int]:
-    side = max(1, int(tokens**0.5))
-    return min(side, source[1]), min(side, source[2])
-
-
-def _numel(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

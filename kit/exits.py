@@ -1,13 +1,13 @@
 """Exits: leaving a net early, sample by sample, by a rule whose threshold is chosen on validation data.
 
-After every block the samples that the rule lets go are dropped from the batch, so that what they would still have cost
-is really saved. A sample's way depends on nothing but the sample: not on its batch, not on the order.
+After every stop of the walk the samples that the rule lets go are dropped from the batch, so that what they would still
+have cost is really saved. A sample's way depends on nothing but the sample: not on its batch, not on the order.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from kit.errors import unknown
 from kit.measure import costs
-from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
+from kit.modules import evaluating
+from kit.settings import Count, check
 
 RULES = {
     "confidence": "leave when the largest probability is at least the threshold",
@@ -40,9 +40,10 @@ class Rule:
     threshold: float | None = None
     """Of a share in [0, 1], or of a cosine in [-1, 1]; None is the rule's default. `patience` has none."""
 
-    patience: int = 1
+    patience: Count = 1
 
     def __post_init__(self) -> None:
+        check(self)
         if self.name not in RULES:
             raise unknown("rule", self.name, RULES)
         if self.threshold is None:
@@ -52,8 +53,6 @@ class Rule:
         low = -1 if self.name == "patience-cosine" else 0
         if self.threshold is not None and not low <= self.threshold <= 1:
             raise ValueError(f"threshold={self.threshold}, but that of {self.name!r} lies in [{low}, 1]")
-        if not isinstance(self.patience, int) or isinstance(self.patience, bool) or self.patience < 1:
-            raise ValueError(f"patience={self.patience!r}, but it has to be a whole number of at least 1")
 
     @property
     def compares(self) -> bool:
@@ -90,25 +89,6 @@ def score(name: str, logits: Tensor) -> Tensor:
     return entropy / torch.tensor(float(logits.shape[1])).log()
 
 
-def answers(net, signal: Signal) -> Generator[Tensor, Tensor | None, None]:
-    """Give every exit's logits (b, C), fp32, first to last; `send` it the rows that go on, or None for all of them.
-
-    A probe within a block is an exit too: samples may leave there as well.
-    """
-    for block in net:
-        with block.autocast(signal.h):
-            h = signal.h if block.context is None else block.context(signal)
-        heads = [*block.probes, block.readout]
-        for stage, head in zip(block.body, heads, strict=True):
-            with block.autocast(h):
-                h = stage(h)
-                logits = head(h).float()
-            rows = yield logits
-            if rows is not None:
-                h, signal = h[rows], signal.select(rows)
-        signal = block.answered(signal, h)
-
-
 @torch.no_grad()
 def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return each sample's logits (B, C), the number of the exit it left at (B,), from 0, and its cost (B,).
@@ -123,9 +103,9 @@ def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor,
         here = torch.arange(size, device=signal.h.device)  # who is still under way
         left = torch.full_like(here, num_exits - 1)
         count, before, result, rows = torch.zeros_like(here), None, None, None
-        walk = answers(net, signal)
+        walk = net.walk(signal)
         for k in range(num_exits):
-            logits = walk.send(rows)
+            logits = walk.send(rows).logits()
             result = logits.new_empty(size, logits.shape[1]) if result is None else result
             leaves, count = rule(logits, before, count)
             if k == num_exits - 1 or leaves.all():
@@ -163,31 +143,130 @@ def exit_costs(net, x, unit: str = "flops", repeats: int = 5) -> list[float]:
     with evaluating(net):
         if unit == "flops":
             with costs.counting() as counter:
-                totals = [counter.get_total_flops() for _ in answers(net, signal)]
+                totals = [counter.get_total_flops() for visit in net.walk(signal) if visit.logits() is not None]
         else:
             runs = torch.tensor([_clocked(net, signal) for _ in range(repeats + 1)][1:])
             totals = runs.median(0).values.tolist()
     return [total / len(signal.h) for total in totals]
 
 
-def _clocked(net, signal: Signal) -> list[float]:
+def _clocked(net, signal) -> list[float]:
     begin = time.perf_counter()
-    return [time.perf_counter() - begin for _ in answers(net, signal)]
+    return [time.perf_counter() - begin for visit in net.walk(signal) if visit.logits() is not None]
 
 
 @torch.no_grad()
 def last_only(net, x) -> Tensor:
     """Return the last exit's logits (B, C), fp32, in evaluation mode, without asking any head before it."""
-    signal, (*inner, last) = net.signal(x), net
     with evaluating(net):
-        for block in inner:
-            with block.autocast(signal.h):
-                signal = block.answered(signal, block(signal))
-        with last.autocast(signal.h):
-            return last.readout(last(signal)).float()
+        *_, last = net.walk(net.signal(x))
+        return last.logits()
 
 
 def last_cost(net, x) -> float:
     """Return the FLOPs of a sample that only the last exit is asked about: all bodies, and its head."""
-    size = len(next(iter(x.values())) if isinstance(x, dict) else x)
+    size = len(x["x"] if isinstance(x, Mapping) else x)
     return costs.flops(lambda: last_only(net, x)) / size
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a rule does on some samples."""
+
+    rule: Rule
+    accuracy: float
+    """Share of samples that are answered right at the exit they leave at."""
+
+    cost: float
+    """Mean cost of a sample, in the unit of the exits' costs."""
+
+    shares: tuple[float, ...]
+    """Share of the samples that leaves at each exit."""
+
+    random: float
+    """Expected accuracy where as many leave at each exit, but drawn at random: the same cost without the rule."""
+
+
+@torch.no_grad()
+def collect(net, batches: Iterable) -> tuple[Tensor, Tensor]:
+    """Return every exit's logits (K, N, C) and the labels (N,) of all batches (x, y), in evaluation mode."""
+    logits, labels = zip(*((torch.stack(net.predict(x)), y) for x, y in batches), strict=True)
+    return torch.cat(logits, dim=1), torch.cat(labels)
+
+
+def leaving(rule: Rule, logits: Tensor) -> Tensor:
+    """Return the exit, from 0, that each sample leaves at, (N,), for all exits' `logits` (K, N, C)."""
+    num_exits, size, _ = logits.shape
+    _check(size, rule, num_exits)
+    left = torch.full((size,), num_exits - 1, device=logits.device)
+    gone, count, before = torch.zeros_like(left, dtype=torch.bool), torch.zeros_like(left), None
+    for k, own in enumerate(logits):
+        leaves, count = rule(own, before, count)
+        left[leaves & ~gone] = k
+        gone, before = gone | leaves, own
+    return left
+
+
+def measure(rule: Rule, logits: Tensor, labels: Tensor, cost: Sequence[float]) -> Point:
+    """Return what `rule` does on samples with these `logits` (K, N, C) and `labels` (N,), at these costs by exit."""
+    left = leaving(rule, logits)
+    right = (logits.argmax(2) == labels).double()  # (K, N)
+    shares = torch.bincount(left, minlength=len(logits)).double() / len(labels)
+    mean_cost = float(shares.cpu() @ torch.tensor(cost, dtype=torch.float64))
+    accuracy, random = right.gather(0, left[None]).mean().item(), float(shares @ right.mean(1))
+    return Point(rule, accuracy, mean_cost, tuple(shares.tolist()), random)
+
+
+def candidates(name: str, logits: Tensor, num: int = 60) -> list[Rule]:
+    """Return rules of that name with about `num` thresholds, where the samples' own scores lie; every patience."""
+    if name not in RULES:
+        raise unknown("rule", name, RULES)
+    patiences = range(1, max(2, len(logits)))
+    if name == "patience":
+        return [Rule(name, None, patience) for patience in patiences]
+    if name == "patience-cosine":
+        values = F.cosine_similarity(logits[1:], logits[:-1], dim=2) if len(logits) > 1 else torch.zeros(1)
+        return [Rule(name, t, p) for p in patiences for t in _spread(values, num // len(patiences), -1.0)]
+    return [Rule(name, t) for t in _spread(torch.stack([score(name, own) for own in logits]), num, 0.0)]
+
+
+def _spread(values: Tensor, num: int, low: float) -> list[float]:
+    """Return `num` quantiles of the values, within [`low`, 1], and both ends."""
+    order = values.flatten().double().sort().values
+    ranks = torch.linspace(0, len(order) - 1, max(2, num)).long()
+    return sorted({low, 1.0, *order[ranks].clamp(low, 1.0).tolist()})
+
+
+def curve(name: str, logits: Tensor, labels: Tensor, cost: Sequence[float], num: int = 60) -> list[Point]:
+    """Return the rule's points, cheapest first: accuracy against cost, over thresholds and patiences."""
+    points = [measure(rule, logits, labels, cost) for rule in candidates(name, logits, num)]
+    return sorted(points, key=lambda point: (point.cost, -point.accuracy))
+
+
+def choose(points: Sequence[Point], *, accuracy: float | None = None, cost: float | None = None) -> Point:
+    """Return the cheapest point that is right at least `accuracy` of the time, or the most accurate of at most `cost`.
+
+    Raises ValueError where no point does, with the best that one can have.
+    """
+    if (accuracy is None) == (cost is None):
+        raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
+    name = points[0].rule.name
+    if accuracy is not None:
+        good = [point for point in points if point.accuracy >= accuracy]
+        if not good:
+            best = max(point.accuracy for point in points)
+            raise ValueError(f"no threshold of {name!r} reaches an accuracy of {accuracy:g}: the best is {best:.4f}")
+        return min(good, key=lambda point: (point.cost, -point.accuracy))
+    good = [point for point in points if point.cost <= cost]
+    if not good:
+        least = min(point.cost for point in points)
+        raise ValueError(f"no threshold of {name!r} costs {cost:g} or less: the cheapest costs {least:g}")
+    return max(good, key=lambda point: (point.accuracy, -point.cost))
+
+
+def calibrate(
+    net, batches: Iterable, name: str, cost_by_exit: Sequence[float], *, accuracy: float | None = None,
+    cost: float | None = None,
+) -> Point:  # fmt: skip
+    """Return the rule `name` with the threshold that validation `batches` (x, y) call for: see `choose`."""
+    return choose(curve(name, *collect(net, batches), cost_by_exit), accuracy=accuracy, cost=cost)

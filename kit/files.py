@@ -1,10 +1,12 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and folders that one run at a time writes into."""
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -15,14 +17,34 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    draft.touch(exist_ok=False)
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
+        yield draft
+        with draft.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+        draft.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left of `atomic`'s drafts in `folder`."""
+    for kind in ("json", "parquet", "npz"):
+        for draft in folder.glob(f".*.{kind}.????????.{kind}"):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def folder_lock(folder: Path | None) -> Iterator[None]:
+    """Hold the folder's lock, which a killed process lets go of by itself. ValueError if another run holds it."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            sweep(folder)
+            yield
+    except Timeout as error:
+        raise ValueError(f"another run is writing into {folder}: wait for it, or choose another output") from error

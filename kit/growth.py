@@ -1,4 +1,4 @@
-"""Growth: blocks that join a net between two steps, blocks that rest, and when a net wants another one.
+"""Growth: blocks that join a net between two steps, and when a net wants another one.
 
 `Net.append`, `insert`, `grow`, `freeze` and `thaw` are these functions. Growing changes no weight and no optimizer of
 the blocks that are there, and no answer of the exits before the new block.
@@ -7,15 +7,17 @@ the blocks that are there, and no answer of the exits before the new block.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
 
-from kit.block import Block
-from kit.errors import unknown
+from kit.block import Block, walk
+from kit.modules import evaluating
+from kit.settings import Count, NonNegative, accept, check
+from kit.shapes import Axes, Shape
 from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
 
 
 def link(blocks: Sequence[Block]) -> None:
@@ -41,11 +43,11 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
     if any(block is other for other in blocks):
         raise ValueError("the block is in the net already; a block learns in one place")
     there = list(blocks)
-    trial = [*there[:k], block, *there[k:]]
-    link(trial)
+    grown = [*there[:k], block, *there[k:]]
+    link(grown)
     try:
         if first is not None:
-            shapes(trial, first, k)
+            trial(grown, first, k)
     except ValueError:
         link(there)
         raise
@@ -56,36 +58,37 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
 
 
 @torch.no_grad()
-def shapes(blocks: Sequence[Block], signal: Signal, new: int | None = None) -> list[tuple[int, ...]]:
-    """Return the input shapes of all blocks and the last one's output shape, without the batch.
+def trial(blocks: Sequence[Block], signal: Signal, new: int | None = None) -> list[Shape]:
+    """Send `signal` through; return the input shapes of all blocks and the last one's output shape.
 
     Raises ValueError for a block that does not take its input; `new` is the number of the block that joins.
     """
     found = []
-    with evaluating(nn.ModuleList(blocks)):
+    with evaluating(nn.ModuleList(blocks)), Axes() as axes:
+        axes.note(signal.h, Shape(signal.h.shape[1:]).axis + 1)
         for k, block in enumerate(blocks):
-            found.append(tuple(signal.h.shape[1:]))
-            wrong = block.shape is not None and tuple(block.shape) != found[-1]
+            found.append(axes.shape(signal.h))
+            if block.shapes and block.shapes[0] != found[-1]:
+                raise _misfit(block, k, found[-1], new)
             try:
-                if not wrong:
-                    _, signal = block.exits(signal)
+                for visit in walk([block], signal):
+                    visit.logits()
             except (RuntimeError, ValueError, IndexError) as error:
                 raise _misfit(block, k, found[-1], new, str(error).splitlines()[0]) from error
-            if wrong:
-                raise _misfit(block, k, found[-1], new)
-    return [*found, tuple(signal.h.shape[1:])]
+            signal = visit.after
+        return [*found, axes.shape(signal.h)]
 
 
-def _misfit(block: Block, k: int, given: tuple[int, ...], new: int | None, reason: str = "") -> ValueError:
-    made = f"takes inputs of shape {tuple(block.shape)}" if block.shape is not None else f"fails ({reason})"
+def _misfit(block: Block, k: int, given: Shape, new: int | None, reason: str = "") -> ValueError:
+    made = f"fails ({reason})" if reason else f"takes inputs of shape {tuple(block.shapes[0])}"
     if new is not None and k > new:
         return ValueError(
-            f"block {k} of the net {made}, but behind the new block it would see {given}: insert a block whose output "
-            "has the shape of its input"
+            f"block {k} of the net {made}, but behind the new block it would see {tuple(given)}: insert a block whose "
+            "output has the shape of its input"
         )
     return ValueError(
-        f"the new block {made}, but the net's output there has shape {given}: make it with net.new_block, which takes "
-        "its shapes from the net"
+        f"the new block {made}, but the net's output there has shape {tuple(given)}: make it with net.new_block, which "
+        "takes its shapes from the net"
     )
 
 
@@ -97,10 +100,6 @@ def upto(net: Sequence[Block], count: int | None) -> list[Block]:
     return [net[k] for k in range(count)]
 
 
-FREEZE = ("none", "earlier")
-WHEN = ("plateau",)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Growth:
     """When a net in training gets its next block: at given epochs (`at`), or by need (`when="plateau"`).
@@ -110,12 +109,12 @@ class Growth:
     best before it came.
     """
 
-    at: tuple[int, ...] = ()
+    at: Sequence[Count] = ()
     """Numbers of finished epochs after which a block comes."""
 
-    when: str | None = None
-    patience: int = 3
-    min_gain: float = 0.001
+    when: Literal["plateau"] | None = None
+    patience: Count = 3
+    min_gain: NonNegative = 0.001
 
     start: int = 2
     """Blocks at the start."""
@@ -123,19 +122,19 @@ class Growth:
     max_blocks: int = 2
     """Blocks at the most."""
 
-    freeze: str = "none"
-    """`earlier`: the blocks before a new one rest from when it comes; `none`: all go on learning."""
+    freeze: Literal["none", "earlier"] = "none"
+    """`earlier`: the blocks before a new one are frozen when it comes; `none`: all go on learning."""
 
-    side: tuple[str | None, ...] = ()
+    side: Sequence[str | None] = ()
     """The view that the first, second, … new block sees besides; None is none."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
     def num_blocks(self, accuracies: Sequence[float]) -> int:
         """Return how many blocks there are after these epochs, from the last exit's validation accuracy in each."""
         if self.when is None:
             return self.start + sum(epoch <= len(accuracies) for epoch in self.at)
-        return self._by_need(accuracies)
-
-    def _by_need(self, accuracies: Sequence[float]) -> int:
         count, before, own = self.start, None, []
         for accuracy in accuracies:
             own.append(accuracy)
@@ -152,54 +151,41 @@ class Growth:
         return self.side[k - self.start] if 0 <= k - self.start < len(self.side) else None
 
 
-def parse(given: Mapping[str, object], num_blocks: int, epochs: int) -> Growth:
+def schedule(given: Mapping[str, object], num_blocks: int, epochs: int) -> Growth:
     """Return the schedule that a config's `grow` describes, for a backbone cut into `num_blocks`.
 
     With `at`, the net starts with as many blocks fewer as are to come, unless `start` says otherwise; by need with 2.
     Raises ValueError for what cannot be.
     """
-    for name in given:
-        if name not in Growth.__dataclass_fields__:
-            raise unknown("setting of grow:", name, [field.name for field in fields(Growth)])
-    settings = dict(given)
-    at, side = tuple(settings.pop("at", ())), settings.pop("side", ())
-    side = (side,) if isinstance(side, str) else tuple(side)
-    if bool(at) == (settings.get("when") is not None):
+    settings = accept("setting of grow:", given, Growth)
+    if isinstance(settings.get("side"), str):
+        settings["side"] = (settings["side"],)
+    growth = Growth(**settings)
+    at = growth.at
+    if bool(at) == (growth.when is not None):
         raise ValueError(f"grow={dict(given)!r}, but it takes either at=[epochs] or when='plateau'")
-    start = settings.pop("start", num_blocks - len(at) if at else min(2, num_blocks))
-    most = settings.pop("max_blocks", start + len(at) if at else num_blocks)
-    growth = Growth(at=at, side=side, start=start, max_blocks=most, **settings)
-    _check(growth, num_blocks, epochs)
+    start = settings.get("start", num_blocks - len(at) if at else min(2, num_blocks))
+    growth = replace(growth, start=start, max_blocks=settings.get("max_blocks", start + len(at) if at else num_blocks))
+    _check_numbers(growth, num_blocks, epochs)
     return growth
 
 
-def _check(growth: Growth, num_blocks: int, epochs: int) -> None:
-    if growth.when is not None and growth.when not in WHEN:
-        raise unknown("grow when", growth.when, WHEN)
-    if growth.freeze not in FREEZE:
-        raise unknown("grow freeze", growth.freeze, FREEZE)
-    if any(not isinstance(e, int) or not 1 <= e < epochs for e in growth.at) or list(growth.at) != sorted(
-        set(growth.at)
-    ):
-        raise ValueError(f"grow at={list(growth.at)}, but it takes rising numbers of epochs from 1 to {epochs - 1}")
+def _check_numbers(growth: Growth, num_blocks: int, epochs: int) -> None:
+    at, most = list(growth.at), growth.max_blocks
+    if any(epoch >= epochs for epoch in at) or at != sorted(set(at)):
+        raise ValueError(f"grow at={at}, but it takes rising numbers of epochs from 1 to {epochs - 1}")
     if growth.start < 1:
         raise ValueError(
-            f"grow starts with {growth.start} blocks: at={list(growth.at)} adds {len(growth.at)} to reach "
-            f"num_blocks={num_blocks}; choose a larger num_blocks or fewer epochs"
+            f"grow starts with {growth.start} blocks: at={at} adds {len(at)} to reach num_blocks={num_blocks}; choose "
+            "a larger num_blocks or fewer epochs"
         )
-    wanted = max(growth.max_blocks, growth.start + len(growth.at))
+    wanted = max(most, growth.start + len(at))
     if wanted > num_blocks:
         raise ValueError(
             f"grow goes up to max_blocks={wanted}, but the backbone is cut into num_blocks={num_blocks}; "
             "raise num_blocks, or grow less"
         )
-    if growth.start + len(growth.at) > growth.max_blocks:
-        raise ValueError(
-            f"grow at={list(growth.at)} from {growth.start} blocks goes beyond max_blocks={growth.max_blocks}"
-        )
-    if len(growth.side) > growth.max_blocks - growth.start:
-        raise ValueError(f"grow side={list(growth.side)}, but {growth.max_blocks - growth.start} blocks come")
-    if growth.patience < 1 or growth.min_gain < 0:
-        raise ValueError(
-            f"grow patience={growth.patience}, min_gain={growth.min_gain}: at least 1 epoch, and a gain of 0 or more"
-        )
+    if growth.start + len(at) > most:
+        raise ValueError(f"grow at={at} from {growth.start} blocks goes beyond max_blocks={most}")
+    if len(growth.side) > most - growth.start:
+        raise ValueError(f"grow side={list(growth.side)}, but {most - growth.start} blocks come")

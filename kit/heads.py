@@ -1,62 +1,45 @@
-"""Auxiliary heads: the small networks that a block's local loss looks through."""
+"""Auxiliary heads: the small networks that a block's local loss looks through. `shape` is a feature's, without batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isqrt, prod
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from kit.errors import unknown
+from kit.shapes import Shape, average, channels_first
 
 AUX_NETS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
 """InfoPro's auxiliary nets (ICLR 2021, appendix): so many convolutions, then so many fully connected layers."""
 
 
-def is_channels_last(shape: Sequence[int]) -> bool:
-    """Say whether a feature map of `shape` (without batch) is (H, W, C), as Swin's are, and not (C, H, W)."""
-    return len(shape) == 3 and shape[0] == shape[1] != shape[2]
-
-
-def num_channels(shape: Sequence[int]) -> int:
-    """Return the width of features of `shape`, without batch: (D,), tokens (T, D), maps (C, H, W) or (H, W, C)."""
-    return shape[0] if len(shape) == 3 and not is_channels_last(shape) else shape[-1]
-
-
-def on(device: torch.device, module: nn.Module) -> nn.Module:
-    """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
-    return module if all(p.device == device for p in module.parameters()) else module.to(device)
-
-
 class GlobalPool(nn.Module):
-    """Average maps over their places and tokens over their positions: (B, …) -> (B, channels)."""
+    """Average maps over their places and tokens over their positions: (B, *shape) -> (B, channels)."""
 
     def __init__(self, shape: Sequence[int]):
         super().__init__()
-        places = range(1, len(shape) + 1)
-        channel = 1 if len(shape) == 3 and not is_channels_last(shape) else len(shape)
-        self.dims = tuple(d for d in places if d != channel)
+        self.shape = Shape(shape)
 
     def forward(self, h: Tensor) -> Tensor:
-        return h.mean(dim=self.dims) if self.dims else h
+        return average(h, self.shape)
 
 
 class ShrinkFlatten(nn.Module):
-    """Shrink a feature map to at most `pool` × `pool` places by averaging, then flatten: (B, …) -> (B, features)."""
+    """Shrink a map to at most `pool` × `pool` places by averaging, then flatten: (B, *shape) -> (B, num_features)."""
 
     def __init__(self, shape: Sequence[int], pool: int | None = None):
         super().__init__()
-        self.channels_last = is_channels_last(shape)
-        self.size = None
+        self.shape, self.size = Shape(shape), None
         self.num_features = prod(shape)
-        if pool is not None and len(shape) == 3:
-            height, width = shape[:2] if self.channels_last else shape[1:]
-            self.size = (min(pool, height), min(pool, width))
-            self.num_features = num_channels(shape) * prod(self.size)
+        if pool is not None and self.shape.is_map:
+            self.size = tuple(min(pool, size) for size in self.shape.size)
+            self.num_features = self.shape.channels * prod(self.size)
 
     def forward(self, h: Tensor) -> Tensor:
         if self.size:
-            h = F.adaptive_avg_pool2d(h.movedim(-1, 1) if self.channels_last else h, self.size)
+            h = F.adaptive_avg_pool2d(channels_first(h, self.shape), self.size)
         return h.flatten(1)
 
 
@@ -85,10 +68,14 @@ def similarity_net(shape: Sequence[int]) -> nn.Sequential:
 
     Source: Nøkland & Eidnes, ICML 2019, section 2.1.
     """
-    width = num_channels(shape)
-    is_map = len(shape) == 3 and not is_channels_last(shape)
-    layer = nn.Conv2d(width, width, 3, padding=1, bias=False) if is_map else nn.Linear(width, width, bias=False)
+    width = Shape(shape).channels
+    layer = nn.Conv2d(width, width, 3, padding=1, bias=False) if convolves(shape) else nn.Linear(width, width, False)
     return nn.Sequential(layer, nn.Flatten())
+
+
+def convolves(shape: Sequence[int]) -> bool:
+    """Say whether features of that shape are maps that convolutions read as they are: (C, H, W)."""
+    return Shape(shape).is_map and Shape(shape).axis == 0
 
 
 class _Square(nn.Module):
@@ -113,19 +100,18 @@ class Decoder(nn.Module):
     def __init__(self, shape: Sequence[int], image: Sequence[int]):
         super().__init__()
         channels, *self.size = image
-        self.channels_last = is_channels_last(shape)
-        self.lift, width = nn.Sequential(), num_channels(shape)
+        self.shape, self.lift = Shape(shape), nn.Sequential()
+        width = self.shape.channels if self.shape.is_map else 12
         if len(shape) == 2:
-            self.lift.extend([nn.Linear(width, 12), _Square(isqrt(shape[0]))])
-            width = 12
+            self.lift.extend([nn.Linear(self.shape.channels, 12), _Square(isqrt(shape[0]))])
         elif len(shape) == 1:
-            small, width = [max(1, side // 4) for side in self.size], 12
+            small = [max(1, side // 4) for side in self.size]
             self.lift.extend([nn.Flatten(), nn.Linear(prod(shape), 12 * prod(small)), nn.Unflatten(1, (12, *small))])
         conv, norm = nn.Conv2d(width, 12, 3, padding=1), nn.BatchNorm2d(12)
         self.paint = nn.Sequential(conv, norm, nn.ReLU(), nn.Conv2d(12, channels, 3, padding=1))
 
     def forward(self, h: Tensor) -> Tensor:
-        maps = self.lift(h.movedim(-1, 1) if self.channels_last else h)
+        maps = channels_first(h, self.shape) if self.shape.is_map else self.lift(h)
         maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=True)
         return self.paint(maps).float().sigmoid()
 
@@ -138,21 +124,20 @@ def aux_net(kind: str, shape: Sequence[int], out: int, widest: int) -> nn.Sequen
     Source: InfoPro (ICLR 2021), appendix.
     """
     if kind not in AUX_NETS:
-        raise ValueError(f"unknown auxiliary net {kind!r}: choose one of {', '.join(AUX_NETS)}")
+        raise unknown("auxiliary net", kind, AUX_NETS)
     num_convs, num_linears = int(kind[0]), int(kind[2])
-    is_map = len(shape) == 3 and not is_channels_last(shape)
-    channels = num_channels(shape)
-    layers: list[nn.Module] = [] if is_map else [GlobalPool(shape)]
+    convolve, channels = convolves(shape), Shape(shape).channels
+    layers: list[nn.Module] = [] if convolve else [GlobalPool(shape)]
     for _ in range(num_convs):
         grows = channels < widest
         width = min(2 * channels, widest) if grows else channels
-        if is_map:
+        if convolve:
             conv = nn.Conv2d(channels, width, 3, stride=2 if grows else 1, padding=1, bias=False)
             layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
         else:
             layers += [nn.Linear(channels, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
         channels = width
-    if is_map:
+    if convolve:
         layers.append(GlobalPool(shape))
     for _ in range(num_linears - 1):
         layers += [nn.Linear(channels, 128), nn.ReLU()]

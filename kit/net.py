@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from kit import exits, growth
-from kit.block import Block
+from kit.block import Block, Visit, walk
 from kit.errors import unknown
-from kit.plan import Plan, Shape
+from kit.modules import evaluating
+from kit.plan import Plan, Views
+from kit.shapes import Shape
 from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
 
 Input = Tensor | Mapping[str, Tensor]
 """Inputs (B, …), or several views of the same samples by name, of which `x` enters the first block."""
@@ -38,6 +39,8 @@ class Net(nn.Module):
         self.method, self.num_classes, self.channels_last = method, num_classes, channels_last
         self.plan, self.num_planned = plan, len(self.blocks)
         self.stepping = False
+        self.origin: dict | None = None  # the settings that built it, and its fingerprint then: see kit.train.identity
+        self.fingerprint: str | None = None  # at the start of its first run
         self._known_costs: dict[tuple, list[float]] = {}
 
     def __iter__(self) -> Iterator[Block]:
@@ -48,6 +51,10 @@ class Net(nn.Module):
 
     def __getitem__(self, k: int) -> Block:
         return self.blocks[k]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
 
     @property
     def num_exits(self) -> int:
@@ -77,7 +84,6 @@ class Net(nn.Module):
             layout = torch.channels_last
             given = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in given.items()}
         x = given.pop("x")
-        y = torch.empty(len(x), dtype=torch.int64, device=x.device) if y is None else y
         return Signal(x, y, x, views=given)
 
     def step(self, x: Input, y: Tensor) -> None:
@@ -95,6 +101,42 @@ class Net(nn.Module):
             yield
         finally:
             self.stepping = False
+
+    def walk(self, signal: Signal, losses: bool = False) -> Generator[Visit, Tensor | None, None]:
+        """Visit every stage of every block, learning nothing: `kit.block.walk`."""
+        return walk(self, signal, losses)
+
+    @torch.no_grad()
+    def predict(self, x: Input) -> list[Tensor]:
+        """Return the logits (B, C) of every exit for inputs `x` (B, …), first to last, in evaluation mode."""
+        with evaluating(self):
+            return [visit.logits() for visit in self.walk(self.signal(x))]
+
+    def adaptive(
+        self,
+        x: Input,
+        rule: exits.Rule | str = "confidence",
+        threshold: float | None = None,
+        patience: int = 1,
+        cost: Sequence[float] | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Let each sample of `x` (B, …) leave at the first exit where `rule` lets it go; in evaluation mode.
+
+        Returns its logits (B, C), the number of the exit it left at (B,), from 0, and what it cost (B,): FLOPs, or
+        whatever unit `cost`, one number per exit, is in. `rule` is an `exits.Rule`, or a name of `exits.RULES` with its
+        `threshold` and `patience`; `exits.calibrate` chooses them on validation data.
+        """
+        rule = rule if isinstance(rule, exits.Rule) else exits.Rule(rule, threshold, patience)
+        return exits.adaptive(self, x, rule, self._costs(x) if cost is None else cost)
+
+    def _costs(self, x: Input) -> list[float]:
+        """Return the FLOPs of each exit, counted once for each shape of the input."""
+        one = {name: view[:1] for name, view in x.items()} if isinstance(x, Mapping) else x[:1]
+        first = one["x"] if isinstance(one, dict) else one
+        key = (tuple(first.shape), tuple(id(block) for block in self))
+        if key not in self._known_costs:
+            self._known_costs = {key: exits.exit_costs(self, one)}
+        return self._known_costs[key]
 
     def append(self, block: Block) -> None:
         """Add a block at the end. Raises ValueError if it does not fit: see `kit.growth.insert`."""
@@ -122,20 +164,20 @@ class Net(nn.Module):
     def new_block(self, module: nn.Module, side: str | Mapping[str, nn.Module] | None = None) -> Block:
         """Return a block to append: `module` behind the net's output, with the net's method and optimizer.
 
-        `side` names a view that the block sees besides, joined with what it gets (`kit.extra_views`), or gives an
+        `side` names a view that the block sees besides, joined with what it gets (`kit.context.ExtraView`), or gives an
         encoder for it: `{name: module}`, from the view to the shape of the net's output.
         """
         self._check_may_grow()
-        inputs = growth.shapes(list(self), self._example())
+        inputs = growth.trial(list(self), self._example())
         return self.plan.behind(inputs, [block.objective for block in self], module, self._sides(side))
 
     def freeze(self, upto: int | None = None) -> None:
-        """Let the first `upto` blocks (None: all) rest: they only run forward, in evaluation mode, until `thaw`."""
+        """Freeze the first `upto` blocks (None: all): they only run forward, in evaluation mode, until `thaw`."""
         for block in growth.upto(self, upto):
             block.freeze()
 
     def thaw(self, upto: int | None = None) -> None:
-        """Let the first `upto` blocks (None: all) learn again, with the optimizer state they rested with."""
+        """Let the first `upto` blocks (None: all) learn again, with the optimizer state they were frozen with."""
         for block in growth.upto(self, upto):
             block.thaw()
             block.train(self.training)
@@ -155,47 +197,10 @@ class Net(nn.Module):
     def _example(self) -> Signal | None:
         return self.plan and self.signal(self.plan.example)
 
-    def _sides(self, side: str | Mapping[str, nn.Module] | None) -> dict[str, Shape | nn.Module]:
+    def _sides(self, side: str | Mapping[str, nn.Module] | None) -> Views:
         sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
-        known = {name: tuple(view.shape[1:]) for name, view in self.plan.example.items() if name != "x"}
+        known = {name: Shape(view.shape[1:]) for name, view in self.plan.example.items() if name != "x"}
         for name in sides:
             if name not in known:
                 raise unknown("view", name, known)
-        return {name: encoder if encoder is not None else known[name] for name, encoder in sides.items()}
-
-    def adaptive(
-        self,
-        x: Input,
-        rule: exits.Rule | str = "confidence",
-        threshold: float | None = None,
-        patience: int = 1,
-        cost: Sequence[float] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Let each sample of `x` (B, …) leave at the first exit where `rule` lets it go; in evaluation mode.
-
-        Returns its logits (B, C), the number of the exit it left at (B,), from 0, and what it cost (B,): FLOPs, or
-        whatever unit `cost`, one number per exit, is in. `rule` is an `exits.Rule`, or a name of `exits.RULES` with its
-        `threshold` and `patience`; `kit.calibrate` chooses them on validation data.
-        """
-        rule = rule if isinstance(rule, exits.Rule) else exits.Rule(rule, threshold, patience)
-        return exits.adaptive(self, x, rule, self._costs(x) if cost is None else cost)
-
-    def _costs(self, x: Input) -> list[float]:
-        """Return the FLOPs of each exit, counted once for each shape of the input."""
-        one = {name: view[:1] for name, view in x.items()} if isinstance(x, Mapping) else x[:1]
-        first = one["x"] if isinstance(one, dict) else one
-        key = (tuple(first.shape), tuple(id(block) for block in self))
-        if key not in self._known_costs:
-            self._known_costs = {key: exits.exit_costs(self, one)}
-        return self._known_costs[key]
-
-    @torch.no_grad()
-    def predict(self, x: Input) -> list[Tensor]:
-        """Return the logits (B, C) of every exit for inputs `x` (B, …), first to last, in evaluation mode."""
-        signal = self.signal(x)
-        logits: list[Tensor] = []
-        with evaluating(self):
-            for block in self:
-                answers, signal = block.exits(signal)
-                logits += answers
-        return logits
+        return {name: known[name] if encoder is None else encoder for name, encoder in sides.items()}

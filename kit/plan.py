@@ -8,45 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kit import heads, seeds
+from kit import seeds
 from kit.block import Block
 from kit.compute import amx_layers
-from kit.context import Supply, supplied
-from kit.extra_views import Side
-from kit.methods.objectives import Objective
-from kit.splitting.cut_points import evaluating
+from kit.context import ExtraView, Supply, supplied
+from kit.modules import on
+from kit.objective import HeadSpec, Objective
+from kit.shapes import Shape, output_shapes
 
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in the net an objective goes."""
-
-    shape: Shape
-    """Shape of the features it reads, without the batch."""
-
-    num_classes: int
-
-    widest: int
-    """Channels of the net's widest place: auxiliary nets grow up to it."""
-
-    classifier: nn.Module | None
-    """The model's own classifier, at its end; None elsewhere."""
-
-    index: int
-    """Number of cuts before it."""
-
-    num_places: int
-
-    image: Shape
-    """Shape of the network's input, without the batch."""
-
-    pixels: Callable[[Tensor], Tensor] | None
-    """Turns the network's input into images in [0, 1]; None where nobody said how."""
-
-    before: tuple[Objective, ...] = ()
-    """The objectives of the blocks before it."""
+Views = Mapping[str, Shape | nn.Module]
+"""What a block sees besides, by name: a view's shape, or an encoder for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,29 +37,26 @@ class Plan:
     """Two samples: the network's input by the name `x`, and other views of them by theirs."""
 
     shapes: Sequence[Shape]
-    """Every stage's output shape, without the batch."""
+    """Of the network's input and of every stage's output."""
 
     widest: int
     num_classes: int
-    objective: Callable[[Place], nn.Module]
+    objective: Callable[[HeadSpec], Objective]
     """Builds the objective of a block."""
 
-    probe: Callable[[Place], nn.Module]
+    probe: Callable[[HeadSpec], Objective]
     """Builds the objective whose head watches a cut inside a block."""
 
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     supply: Supply
     dtype: torch.dtype | None
     channels_last: bool
+    """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
+
     seed: int
     pixels: Callable[[Tensor], Tensor] | None
     end_to_end: bool
     """One block is the whole net; it does not grow."""
-
-    @property
-    def image(self) -> Shape:
-        """Shape of the network's input, without the batch."""
-        return tuple(self.example["x"].shape[1:])
 
     @property
     def device(self) -> torch.device:
@@ -98,73 +66,65 @@ class Plan:
         """Number of blocks that the plan holds."""
         return len(self.groups)
 
-    def block(self, k: int, before: Sequence[Objective], views: Mapping[str, Shape | nn.Module] | None = None) -> Block:
+    def block(self, k: int, before: Sequence[Objective], views: Views | None = None) -> Block:
         """Return block k, fresh. `before` are the objectives of the blocks before it, `views` what it sees besides."""
         first = sum(map(len, self.groups[:k]))
         last = first + len(self.groups[k]) - 1
-        probes = [self._objective(self._place(i, before), self.probe).head for i in range(first, last)]
-        own = self._objective(self._place(last, before), self.objective)
-        inputs = [self.image, *self.shapes[:-1]][: first + 1]
-        return self._block(k, self.groups[k], own, probes, inputs, views)
+        probes = [self._objective(self._spec(i, before), self.probe).head for i in range(first, last)]
+        own = self._objective(self._spec(last, before), self.objective)
+        return self._block(k, self.groups[k], own, probes, self.shapes[: last + 2], views)
 
     def behind(
-        self,
-        inputs: Sequence[Shape],
-        before: Sequence[Objective],
-        stage: nn.Module,
-        views: Mapping[str, Shape | nn.Module] | None = None,
+        self, inputs: Sequence[Shape], before: Sequence[Objective], stage: nn.Module, views: Views | None = None
     ) -> Block:
         """Return a block that is not of the plan: `stage`, trained as the others are.
 
         `inputs` are the input shapes of all blocks before it and of itself, first to last.
         """
-        stage, index = heads.on(self.device, stage), len(inputs) - 1
-        shape = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device))[0]
-        place = Place(
-            shape, self.num_classes, self.widest, None, index, index + 1, self.image, self.pixels, tuple(before)
+        stage, index = on(self.device, stage), len(inputs) - 1
+        (shape,) = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device), inputs[-1])
+        spec = HeadSpec(
+            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before)
         )
-        return self._block(index, [stage], self._objective(place, self.objective), [], inputs, views)
+        return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views)
 
-    def _place(self, stage: int, before: Sequence[Objective]) -> Place:
-        last = stage == len(self.shapes) - 1
-        own = self.classifier if last else None
-        shape, total = self.shapes[stage], len(self.shapes)
-        return Place(shape, self.num_classes, self.widest, own, stage, total, self.image, self.pixels, tuple(before))
+    def _spec(self, stage: int, before: Sequence[Objective]) -> HeadSpec:
+        total = len(self.shapes) - 1
+        classifier = self.classifier if stage == total - 1 else None
+        shape, image = self.shapes[stage + 1], self.shapes[0]
+        return HeadSpec(
+            shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before)
+        )
 
-    def _objective(self, place: Place, build: Callable[[Place], nn.Module]) -> nn.Module:
-        with seeds.seeded(self.seed, "head", place.index):
-            return heads.on(self.device, build(place))
+    def _objective(self, spec: HeadSpec, build: Callable[[HeadSpec], Objective]) -> Objective:
+        with seeds.seeded(self.seed, "head", spec.index):
+            return on(self.device, build(spec))
 
     def _block(
-        self, index, stages, objective, probes, inputs: Sequence[Shape], views: Mapping[str, Shape | nn.Module] | None
-    ):
+        self, index: int, stages: Sequence[nn.Module], objective: Objective, probes: Sequence[nn.Module],
+        shapes: Sequence[Shape], views: Views | None,
+    ) -> Block:  # fmt: skip
+        """Return the block, laid out for the hardware; `shapes` are of the net's input and up to its last stage's output."""
+        first = len(shapes) - len(stages) - 1
         with seeds.seeded(self.seed, "context", index):
-            extra = supplied(self.supply, index, inputs, self.example["x"])
-            extra = extra and heads.on(self.device, extra)
+            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"])
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
-                extra = heads.on(self.device, Side(name, inputs[index], view, extra))
-        parts = nn.ModuleList([m for m in (*stages, objective, *probes, extra) if m])
+                context = ExtraView(name, shapes[first], view, context)
+        parts = nn.ModuleList([*stages, objective, *probes])
+        if context is not None:
+            parts.append(on(self.device, context))
         if self.channels_last:
             parts.to(memory_format=torch.channels_last)
         if self.dtype == torch.bfloat16:
             amx_layers.lay_out(parts)
-        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shape": inputs[index]}
-        return Block(stages, objective, self.make_optimizer, probes, extra, **own)
-
-
-@torch.no_grad()
-def output_shapes(stages: Sequence[nn.Module], example: Tensor) -> list[Shape]:
-    """Return each stage's output shape without the batch, found by one forward in evaluation mode."""
-    h, shapes = example, []
-    for stage in stages:
-        with evaluating(stage):
-            h = stage(h)
-        shapes.append(tuple(h.shape[1:]))
-    return shapes
+        stages, (objective, *probes) = parts[: len(stages)], parts[len(stages) : len(stages) + len(probes) + 1]
+        context = None if context is None else parts[-1]
+        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:]}
+        return Block(stages, objective, self.make_optimizer, probes, context, **own)
 
 
 def widest(stages: Sequence[nn.Module], shapes: Sequence[Shape]) -> int:
     """Return the channels of the widest convolution, or of the widest output where there is none."""
     convs = [m.out_channels for stage in stages for m in stage.modules() if isinstance(m, nn.Conv2d)]
-    return max(convs or [heads.num_channels(shape) for shape in shapes])
+    return max(convs or [shape.channels for shape in shapes])

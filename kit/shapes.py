@@ -7,7 +7,6 @@ The sizes of a map do not tell whether it is (C, H, W), as convolutions make it,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -111,13 +110,13 @@ def _axis(func, result: Tensor, args: Sequence, kwargs: dict, before: int | None
 
 
 @torch.no_grad()
-def output_shapes(stages: Sequence[nn.Module], example: Tensor) -> list[Shape]:
-    """Return each stage's output shape, found by one forward in evaluation mode; `example` is (B, …), maps (B, C, H, W)."""
+def output_shapes(stages: Sequence[nn.Module], example: Tensor, shape: Shape | None = None) -> list[Shape]:
+    """Return each stage's output shape, found by one forward of `example` (B, *shape) in evaluation mode."""
     h, found = example, []
-    with ExitStack() as modes, Axes() as axes:
-        axes.note(h, Shape(h.shape[1:]).axis + 1)
+    with Axes() as axes:
+        axes.note(h, Shape(h.shape[1:] if shape is None else shape).axis + 1)
         for stage in stages:
-            modes.enter_context(evaluating(stage))
-            h = stage(h)
+            with evaluating(stage):
+                h = stage(h)
             found.append(axes.shape(h))
     return found

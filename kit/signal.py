@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-Place = tuple[str, int | str | None]
+Slot = tuple[str, int | str | None]
 """Where in a signal a tensor stands: the field, and in one that holds several the tensor's number or name."""
 
 
@@ -19,8 +19,8 @@ class Signal:
     h: Tensor
     """(B, …) activations for the next block; for the first block, the network's input."""
 
-    y: Tensor
-    """(B,) int64 labels."""
+    y: Tensor | None = None
+    """(B,) int64 labels; None where nobody gave any: such a signal can be answered, and teaches nothing."""
 
     x: Tensor | None = None
     """(B, …) the network's input, kept only if a later block asks for it."""
@@ -29,18 +29,13 @@ class Signal:
     """Inputs of earlier blocks, newest first, kept only as far back as a later block asks."""
 
     target: Tensor | None = None
-    """(B, …) encoded label travelling beside the activations (AL); None for the first block, and in evaluation."""
+    """(B, …) encoded label travelling beside the activations (AL); None for the first block, and without labels."""
 
     views: Mapping[str, Tensor] = field(default_factory=dict)
     """(B, …) by name: other views of the samples, each kept only until no later block asks for it."""
 
     def advance(
-        self,
-        h: Tensor,
-        keep_x: bool = False,
-        depth: int = 0,
-        target: Tensor | None = None,
-        views: Collection[str] = (),
+        self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None, views: Collection[str] = ()
     ) -> Signal:
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
 
@@ -54,11 +49,11 @@ class Signal:
 
     def select(self, rows: Tensor) -> Signal:
         """Return the signal of some of the samples: `rows` (b,) int64, in that order."""
-        return Signal.of({place: tensor[rows] for place, tensor in self.parts().items()})
+        return Signal.of({slot: tensor[rows] for slot, tensor in self.parts().items()})
 
-    def parts(self) -> dict[Place, Tensor]:
-        """Return every tensor of the signal by its place."""
-        found: dict[Place, Tensor] = {}
+    def parts(self) -> dict[Slot, Tensor]:
+        """Return every tensor of the signal by its slot."""
+        found: dict[Slot, Tensor] = {}
         for part in fields(self):
             value = getattr(self, part.name)
             if isinstance(value, Mapping):
@@ -70,8 +65,8 @@ class Signal:
         return found
 
     @classmethod
-    def of(cls, parts: Mapping[Place, Tensor]) -> Signal:
-        """Return the signal with these tensors at their places."""
+    def of(cls, parts: Mapping[Slot, Tensor]) -> Signal:
+        """Return the signal with these tensors in their slots."""
         values: dict = {}
         for (name, item), tensor in parts.items():
             if item is None:

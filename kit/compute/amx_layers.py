@@ -28,14 +28,28 @@ LEAST_WEIGHTS, LEAST_CHANNELS = 2**20, 64
 
 
 def lay_out(module: nn.Module) -> None:
-    """Turn the layers of `module` that gain from it into those below, in place; none where there are no such units."""
-    for layer in module.modules() if has_amx() else ():
-        if type(layer) is nn.Linear and layer.weight.numel() >= LEAST_WEIGHTS:
-            layer.__class__ = Linear
-        elif type(layer) is nn.Conv2d and _is_usual(layer) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS:
-            layer.__class__ = Conv2d
-        elif type(layer) is nn.MaxPool2d:
-            layer.__class__ = MaxPool2d
+    """Replace the layers in `module` that gain from it by those below, with the very weights; none without such units."""
+    replaced: dict[nn.Module, nn.Module | None] = {}
+    for parent in [*module.modules()] if has_amx() else ():
+        for name, layer in parent.named_children():
+            new = replaced.setdefault(layer, _laid_out(layer))  # a layer used in two places stays one
+            if new is not None:
+                parent.add_module(name, new)
+
+
+def _laid_out(layer: nn.Module) -> nn.Module | None:
+    """Return the layer that stands for `layer`, or None where it stays."""
+    if type(layer) is nn.Linear and layer.weight.numel() >= LEAST_WEIGHTS:
+        new = Linear(layer.in_features, layer.out_features, device="meta")
+    elif type(layer) is nn.Conv2d and _is_usual(layer) and min(layer.weight.shape[:2]) >= LEAST_CHANNELS:
+        new = Conv2d(layer.in_channels, layer.out_channels, 3, padding=1, device="meta")
+    elif type(layer) is nn.MaxPool2d:
+        sizes = layer.kernel_size, layer.stride, layer.padding, layer.dilation
+        return MaxPool2d(*sizes, layer.return_indices, layer.ceil_mode).train(layer.training)
+    else:
+        return None
+    new.weight, new.bias = layer.weight, layer.bias
+    return new.train(layer.training)
 
 
 class Linear(nn.Linear):

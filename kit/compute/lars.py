@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pytorch_optimizer
 import torch
-from pytorch_optimizer import LARS
 from torch.optim.sgd import sgd
 
 from kit.signal import dense
 
 
+class LARS(pytorch_optimizer.LARS):
+    """pytorch-optimizer's LARS, which copies whole: PyTorch's own copy forgets what a subclass added."""
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}
+
+
 class FusedLARS(LARS):
-    """pytorch-optimizer's LARS with PyTorch's fused SGD as its update; same options, same state.
+    """LARS with PyTorch's fused SGD as its update; same options, same state.
 
     SGD weighs gradient and weight decay by (1 - dampening) when it adds them to the momentum, and LARS by the trust
     ratio: seven passes over the weights in place of seventeen. A ratio has to be known before its update, which on a

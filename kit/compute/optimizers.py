@@ -4,50 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from kit.errors import unknown
-
-OPTIMIZERS = ("sgd", "adam", "adamw", "lars")
-SCHEDULES = ("constant", "cosine", "step")
+from kit.settings import Decay, NonNegative, Positive, check
 
 LR_FLOOR = 0.01
 """Where the cosine ends, as a share of the first learning rate (DeInfoReg's 0.2 → 0.002)."""
 
 
-def optimizer(
-    name: str,
-    parameters: Iterable[nn.Parameter],
-    lr: float,
-    weight_decay: float | None = None,
-    momentum: float = 0.9,
-    nesterov: bool = False,
-    fused: bool = False,
-) -> torch.optim.Optimizer:
-    """Return a fresh optimizer over `parameters`.
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """Every block's optimizer, and how its learning rate moves."""
 
-    `lars` is You et al. 2017 with η 0.001; it neither decays nor rescales vectors (biases, norms). `weight_decay=None`
-    is the optimizer's own: 0.01 for adamw, 1e-4 for lars, else 0. Momentum is for `sgd` and `lars`, Nesterov's for
-    `sgd`. `fused` updates a parameter in one pass over memory, three to four times as fast, and differs from the plain
-    update in the last bit.
-    """
-    decay = {"adamw": 0.01, "lars": 1e-4}.get(name, 0.0) if weight_decay is None else weight_decay
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr, weight_decay=decay, fused=fused)
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr, weight_decay=decay, fused=fused)
-    if name == "lars":
-        from kit.compute.lars import LARS, FusedLARS
+    optimizer: Literal["sgd", "adam", "adamw", "lars"] = "adamw"
+    """Every block's optimizer: sgd, adam, adamw or lars (You et al. 2017; η 0.001, vectors neither decayed nor
+    rescaled)."""
 
-        kind = FusedLARS if fused else LARS
-        return kind(parameters, lr, weight_decay=decay, momentum=momentum, trust_coefficient=0.001)
-    raise unknown("optimizer", name, OPTIMIZERS)
+    lr: Positive = 1e-3
+    """Learning rate at the schedule's top."""
+
+    weight_decay: NonNegative | None = None
+    """Weight decay; None is the optimizer's own: 0.01 for adamw, 1e-4 for lars, else 0."""
+
+    momentum: Decay = 0.9
+    """Momentum of sgd and lars."""
+
+    nesterov: bool = False
+    """Nesterov's momentum for sgd."""
+
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """How the learning rate falls: constant, cosine or step."""
+
+    warmup_epochs: NonNegative = 0.0
+    """Epochs over which the learning rate rises from zero."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> torch.optim.Optimizer:
+        """Return a fresh optimizer over `parameters`.
+
+        `fused` updates a parameter in one pass over memory, three to four times as fast, and differs from the plain
+        update in the last bit.
+        """
+        name, decay = self.optimizer, self.weight_decay
+        decay = {"adamw": 0.01, "lars": 1e-4}.get(name, 0.0) if decay is None else decay
+        if name == "lars":
+            from kit.compute.lars import LARS, FusedLARS  # its library imports every optimizer it has: only when asked
+
+            kind = FusedLARS if fused else LARS
+            return kind(parameters, self.lr, weight_decay=decay, momentum=self.momentum, trust_coefficient=0.001)
+        own = {"momentum": self.momentum, "nesterov": self.nesterov} if name == "sgd" else {}
+        kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+        return kind(parameters, self.lr, weight_decay=decay, fused=fused, **own)
 
 
 def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
@@ -65,7 +81,7 @@ def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
         return LR_FLOOR + (1 - LR_FLOOR) * (1 + math.cos(math.pi * done)) / 2
     if schedule == "step":
         return 0.1 ** sum(step >= total * share for share in (1 / 2, 3 / 4, 11 / 12))
-    raise unknown("schedule", schedule, SCHEDULES)
+    raise unknown("schedule", schedule, ("constant", "cosine", "step"))
 
 
 def scheduler(optimizer: torch.optim.Optimizer, schedule: str, total: int, warmup: int = 0) -> LambdaLR:

@@ -69,6 +69,14 @@ class Data:
     """Make further views of the same samples from it, by name."""
     view_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Their shapes, without the batch."""
+    origin: dict | None = None
+
+    def fingerprint(self):
+        import hashlib
+
+        return hashlib.blake2b(
+            b"".join(t.numpy().tobytes() for x in self._splits().values() for t in (x.labels,)), digest_size=8
+        ).hexdigest()
 
     def seen_as(self, main: str = "image", *beside: str, **own: View) -> "Data":
         """Return the dataset with one view as the network's input, which `shape` then tells, and others beside it.

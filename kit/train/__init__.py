@@ -8,15 +8,18 @@ import torch
 
 from kit import data, seeds
 from kit.backbones import backbone
+from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
 from kit.splitting import paper_cuts
 from kit.splitting.split import split
-from kit.train.checks import check, only_one
+from kit.train import checkpoint
 from kit.train.config import RunConfig
+from kit.train.ends import FromData
+from kit.train.identity import identify, net_fingerprint
 from kit.train.record import History
-from kit.train.run import Fit
-from kit.train.stagewise import Stagewise
+from kit.train.run import Run
+from kit.train.stagewise import FromFinished
 
 
 def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
@@ -30,56 +33,83 @@ def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -
 
 
 def load_data(config: RunConfig) -> data.Data:
-    """Return the config's dataset, with its subset, validation split and label noise."""
-    return data.load_data(
-        config.dataset,
-        config.root,
-        val_fraction=config.val_fraction,
-        limit=config.limit,
-        seed=config.data_seed,
-        noise=config.noise,
-        noise_rate=config.noise_rate,
-        noisy_val=config.noisy_val,
-        image_size=config.image_size,
-    ).seen_as(*config.views or ())
+    """Return the config's dataset, with its subset, validation split, label noise and views."""
+    return data.load(config)
 
 
 def build(config: RunConfig, loaded: data.Data) -> Net:
     """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method."""
+    model = model_of(config, loaded)
     device = config.resolved_device()
-    channels, *_, side = loaded.shape
-    with seeds.seeded(config.seed, "backbone"):
-        options = dict(config.backbone_options)
-        model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options).to(device)
     example = torch.zeros(2, *loaded.shape, device=device)
     examples = {"x": example} | {v: torch.zeros(2, *shape, device=device) for v, shape in loaded.view_shapes.items()}
     balance, at = paper_cuts.find(config.cuts, config.backbone, config.num_blocks)
-    return decouple(
+    net = decouple(
         split(model, config.num_blocks, example, balance=balance, at=at),
         config.method,
         loaded.num_classes,
         examples,
         config.context,
-        config.optimizer,
-        config.lr,
-        weight_decay=config.weight_decay,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
+        config,
         precision=config.precision,
         seed=config.seed,
         pixels=loaded.denormalize,
         start=config.growth and config.growth.start,
         **config.options,
     )
+    net.origin = config.net_content() | {"fingerprint": net_fingerprint(net)}
+    return net
+
+
+def model_of(config: RunConfig, loaded: data.Data) -> torch.nn.Module:
+    """Return the config's backbone for that data, whole, on its device."""
+    channels, *_, side = loaded.shape
+    with seeds.seeded(config.seed, "backbone"):
+        options = dict(config.backbone_options)
+        model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options)
+    return model.to(config.resolved_device())
 
 
 def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
     Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
-    a checkpoint is written each epoch and every `checkpoint_steps` steps, the best epoch's weights (by validation) go
-    to `best.pt`, and a checkpoint that is there already is gone on from.
+    a checkpoint is written each epoch and every `checkpoint_steps` steps, the best epoch's weights (by validation) are
+    kept beside it (`kit.train.checkpoint.weights`), and a checkpoint that is there already is gone on from. Raises
+    ValueError for a net, data and settings that cannot train together, and for a folder of another run.
     """
     check(net, loaded, config)
-    with only_one(config.folder):
-        return (Stagewise if config.stagewise else Fit)(net, loaded, config, on_epoch).run()
+    identity, config = identify(net, loaded, config)
+    with folder_lock(config.folder):
+        if config.folder:
+            checkpoint.sweep_drafts(config.folder)
+        source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
+        with source:
+            return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
+
+
+def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
+    """Raise ValueError for a net, data and settings that cannot train together."""
+    if loaded.num_classes != net.num_classes:
+        raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
+    for name in ("train", "val", "test"):
+        labels = getattr(loaded, name).labels
+        if len(labels) == 0:
+            raise ValueError(f"the {name} split of {loaded.name} is empty: raise limit or val_fraction")
+        for label in (labels.min().item(), labels.max().item()):
+            if not 0 <= label < net.num_classes:
+                raise ValueError(
+                    f"label {label} in the {name} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
+                )
+    asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
+    for view in sorted(asked - set(loaded.views)):
+        beside = ", ".join(loaded.views) or "nothing"
+        raise ValueError(
+            f"the net asks for the view {view!r}, but {loaded.name} carries {beside} beside the input: name it in "
+            "views=(input, view, …), or use data.with_views"
+        )
+    if net.uses_batch_statistics and min(config.batch_size, len(loaded.train)) < 2:
+        raise ValueError(
+            f"batch_size={config.batch_size} with {len(loaded.train)} training images: "
+            "batch norm and batch-wise losses take at least 2 images per step"
+        )

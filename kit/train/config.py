@@ -4,61 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
+from pydantic import AfterValidator
 
 from kit import context, growth, methods
 from kit.backbones import BACKBONES, backbone_names
-from kit.compute import optimizers, precision
-from kit.data import AUGMENTATIONS, DATASETS, VIEWS
-from kit.data.noise import check_noise
+from kit.compute.optimizers import OptimizerSettings
+from kit.compute.precision import PRECISIONS
+from kit.data.settings import DataSettings
 from kit.errors import unknown
+from kit.settings import Count, Positive, Whole
 from kit.splitting import paper_cuts
+from kit.splitting.split import BALANCES
 
-CUTS = (*paper_cuts.NAMED_CUTS, "params", "layers", "time", "memory")
+CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
+_ELSEWHERE = ("root", "output", "checkpoint_steps")
+"""Settings that say where things are and how often they are kept, and change no number."""
+
+_OF_THE_NET = [
+    "backbone",
+    "width",
+    "backbone_options",
+    "method",
+    "options",
+    "num_blocks",
+    "cuts",
+    "context",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "momentum",
+    "nesterov",
+    "precision",
+    "device",
+    "seed",
+]
+
+
+def _known_backbone(name: str) -> str:
+    if name not in BACKBONES and name not in (known := backbone_names()):  # asking torchvision takes a second
+        raise unknown("backbone", name, known)
+    return name
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """One training run: data, model, method, training, and where its record goes."""
+class RunConfig(DataSettings, OptimizerSettings):
+    """One training run: data, model, method, optimizer, training, and where its record goes.
 
-    dataset: str = "digits"
-    """Name of a dataset: see `kit.data.DATASETS`."""
+    The settings of the data and of the optimizer are `kit.data.settings.DataSettings` and
+    `kit.compute.optimizers.OptimizerSettings`. Raises ValueError for settings that cannot be.
+    """
 
-    root: str = "data"
-    """Folder of the datasets."""
-
-    image_size: int | None = None
-    """Side in pixels to which images are resized; None leaves them."""
-
-    limit: int | None = None
-    """Number of training and validation images to keep, balanced over classes; None keeps all."""
-
-    val_fraction: float = 0.1
-    """Share of the training images kept aside for validation, between 0 and 1."""
-
-    data_seed: int = 0
-    """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
-
-    augment: str | None = None
-    """Augmentation recipe; None is the dataset's own."""
-
-    noise: str = "none"
-    """Model of the label noise put on training labels."""
-
-    noise_rate: float = 0.0
-    """Probability, in [0, 1], that the noise touches a label."""
-
-    noisy_val: bool = False
-    """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
-
-    backbone: str = "vgg-paper"
+    backbone: Annotated[str, AfterValidator(_known_backbone)] = "vgg-paper"
     """Name of a model: one of the kit's, or a torchvision classifier."""
 
-    width: float = 1.0
+    width: Positive = 1.0
     """Multiplier of the backbone's channels."""
 
     backbone_options: Mapping[str, object] = field(default_factory=dict)
@@ -70,11 +76,11 @@ class RunConfig:
     options: Mapping[str, object] = field(default_factory=dict)
     """The method's own options, such as `variant` of deinforeg."""
 
-    num_blocks: int = 4
+    num_blocks: Count = 4
     """Number of blocks (or, for bp, of exits watched)."""
 
-    cuts: str | tuple[str, ...] = "auto"
-    """Where to cut: what `kit.split` balances, names of places, or the papers' cuts: `auto` (DeInfoReg's, else by
+    cuts: str | Sequence[str] = "auto"
+    """Where to cut: what `kit.split` balances, names of cut points, or the papers' cuts: `auto` (DeInfoReg's, else by
     parameters), `infopro` and `infopro-balanced` (by memory)."""
 
     context: str = "none"
@@ -84,53 +90,28 @@ class RunConfig:
     """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.growth.Growth`, such as
     `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
 
-    views: tuple[str, ...] | None = None
-    """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
-    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image."""
-
-    epochs: int = 10
+    epochs: Count = 10
     """Passes over the training images; with `stagewise`, for each block."""
 
     stagewise: bool = False
     """Whether blocks train one after another, each on the finished outputs of the one before."""
 
-    batch_size: int = 128
+    batch_size: Count = 128
     """Images per step."""
 
-    optimizer: str = "adamw"
-    """Every block's optimizer: sgd, adam, adamw or lars."""
-
-    lr: float = 1e-3
-    """Learning rate at the schedule's top."""
-
-    weight_decay: float | None = None
-    """Weight decay; None is the optimizer's own."""
-
-    momentum: float = 0.9
-    """Momentum of sgd and lars."""
-
-    nesterov: bool = False
-    """Nesterov's momentum for sgd."""
-
-    schedule: str = "cosine"
-    """How the learning rate falls: constant, cosine or step."""
-
-    warmup_epochs: float = 0.0
-    """Epochs over which the learning rate rises from zero."""
-
-    precision: str = "auto"
+    precision: Literal[PRECISIONS] = "auto"
     """Number format: fp32, bf16, or auto: bf16 where the processor has units for it."""
 
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, …, or auto: cuda where there is one."""
 
-    seed: int = 0
+    seed: Whole = 0
     """Seed of first weights, order of the images, augmentation and dropout."""
 
-    output: str | None = "auto"
+    output: str | os.PathLike | None = "auto"
     """Folder of checkpoint and record; auto is `runs/<settings>`; None keeps nothing on disk."""
 
-    checkpoint_steps: int | None = None
+    checkpoint_steps: Count | None = None
     """Steps between checkpoints within an epoch; None writes one per epoch."""
 
     def __new__(cls, **settings: object) -> RunConfig:
@@ -140,54 +121,18 @@ class RunConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        one_of = {
-            "dataset": DATASETS,
-            "optimizer": optimizers.OPTIMIZERS,
-            "schedule": optimizers.SCHEDULES,
-            "precision": precision.PRECISIONS,
-        }
-        for name, allowed in one_of.items():
-            if getattr(self, name) not in allowed:
-                raise unknown(name, getattr(self, name), allowed)
-        if self.augment is not None and self.augment not in AUGMENTATIONS:
-            raise unknown("augmentation", self.augment, AUGMENTATIONS)
+        super().__post_init__()  # types and ranges first: the rest compares values
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs!r}, but it has to be between 0 and epochs")
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
         paper_cuts.find(self.cuts, self.backbone, self.num_blocks)
-        check_noise(self.noise, self.noise_rate)
         context.parse(self.context, self.num_blocks)
         methods.lookup(self.method, self.options)
-        if self.backbone not in BACKBONES and self.backbone not in (known := backbone_names()):
-            raise unknown("backbone", self.backbone, known)
-        try:
-            self.resolved_device()
-        except RuntimeError as error:
-            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
-        self._check_ranges()
+        self.resolved_device()
         self._check_growth()
 
-    def _check_ranges(self) -> None:
-        _check("val_fraction", self.val_fraction, 0 < self.val_fraction < 1, "a fraction between 0 and 1")
-        _check("width", self.width, self.width > 0, "a positive multiplier")
-        _check("lr", self.lr, self.lr > 0, "a positive number")
-        _check("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
-        _check("warmup_epochs", self.warmup_epochs, 0 <= self.warmup_epochs <= self.epochs, "between 0 and epochs")
-        if self.weight_decay is not None:
-            _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more, or None")
-        for name in ("num_blocks", "epochs", "batch_size"):
-            value = getattr(self, name)
-            _check(name, value, isinstance(value, int) and value >= 1, "a whole number of at least 1")
-        for name in ("limit", "image_size", "checkpoint_steps"):
-            value = getattr(self, name)
-            _check(name, value, value is None or (isinstance(value, int) and value >= 1), "at least 1, or None")
-
     def _check_growth(self) -> None:
-        views = self.views or ("image",)
-        for view in views:
-            if view not in VIEWS:
-                raise unknown("view", view, VIEWS)
-        if len(set(views)) < len(views):
-            raise ValueError(f"views={list(views)!r}, but every view is named once")
         if self.growth is None:
             return
         if self.stagewise:
@@ -198,13 +143,20 @@ class RunConfig:
                 "Choose a method that trains blocks by themselves, such as greedy or dgl"
             )
         for view in filter(None, self.growth.side):
-            if view not in views[1:]:
-                raise unknown("view of grow side:", view, views[1:])
+            if view not in (beside := (self.views or ())[1:]):
+                raise unknown("view of grow side:", view, beside)
 
     @property
     def growth(self) -> growth.Growth | None:
         """`grow`, checked and with its defaults; None for a net that has all its blocks from the start."""
-        return None if self.grow is None else growth.parse(self.grow, self.num_blocks, self.epochs)
+        return None if self.grow is None else growth.schedule(self.grow, self.num_blocks, self.epochs)
+
+    @property
+    def most_blocks(self) -> int:
+        """The number of blocks in the end: one where one loss trains the whole net."""
+        if methods.lookup(self.method).end_to_end:
+            return 1
+        return self.growth.max_blocks if self.growth else self.num_blocks
 
     @property
     def name(self) -> str:
@@ -218,18 +170,27 @@ class RunConfig:
         return Path("runs", self.name) if self.output == "auto" else self.output and Path(self.output)
 
     def resolved_device(self) -> torch.device:
-        """The device itself, with `auto` decided."""
+        """The device itself, with `auto` decided. Raises ValueError for one that is not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return torch.device(self.device)
+        try:
+            device = torch.device(self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"device={self.device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs here: take auto"
+            )
+        return device
+
+    def plain(self) -> dict:
+        """Return every setting as plain JSON values: what `RunConfig(**…)` makes the same run of."""
+        return json.loads(json.dumps(asdict(self), default=os.fspath))
 
     def identity(self) -> dict:
         """All that decides the run's numbers, as plain JSON values: two runs of the same identity are the same run."""
-        elsewhere = {"root", "output", "checkpoint_steps"}
-        plain = {f.name: asdict(self)[f.name] for f in fields(self) if f.name not in elsewhere}
-        return json.loads(json.dumps(plain))
+        return {name: value for name, value in self.plain().items() if name not in _ELSEWHERE}
 
-
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{name}={value!r}, but it has to be {expected}")
+    def net_content(self) -> dict:
+        """Return the settings that decide what net is built."""
+        return {name: self.plain()[name] for name in _OF_THE_NET}

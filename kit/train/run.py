@@ -1,130 +1,145 @@
-"""The loop: epochs over the data, with evaluation, checkpoints and resumption."""
+"""The run: epochs over the signals of a source, with evaluation, growth, checkpoints and resumption."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from kit import data
-from kit.block import Block
+from kit.block import Block, walk
+from kit.modules import evaluating
 from kit.net import Net
+from kit.signal import Signal
 from kit.train import checkpoint
-from kit.train.checks import not_finite
 from kit.train.config import RunConfig
+from kit.train.ends import ALONE, EVALUATION_BATCH, NOWHERE, Alone, Nowhere, Source
 from kit.train.progress import Progress
 from kit.train.record import History
 
-EVALUATION_BATCH = 512
 OnEpoch = Callable[[int, Net], None] | None
 
 
 @torch.no_grad()
+def count_correct(blocks: Sequence[Block], signals: Iterable[Signal], sink: Nowhere = NOWHERE) -> list[int]:
+    """Return how many samples each exit of `blocks` answers right, first to last; signals are handed on to `sink`."""
+    correct: list[Tensor | int] = [0 for block in blocks for _ in block.body]
+    for signal in signals:
+        after = signal
+        for k, visit in enumerate(walk(blocks, signal)):
+            correct[k] = correct[k] + (visit.logits().argmax(1) == signal.y).sum()
+            after = visit.after or after
+        sink.put(after)
+    sink.drain()
+    return [int(count) for count in correct]
+
+
 def evaluate(net: Net, loaded: data.Data, split: str = "test") -> list[float]:
     """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
-    device = next(net.parameters()).device
-    correct = torch.zeros(net.num_exits, device=device)
-    for x, y in loaded.batches(split, EVALUATION_BATCH, device=device):
-        correct += torch.stack([(logits.argmax(1) == y).sum() for logits in net.predict(x)])
-    return (correct / len(getattr(loaded, split))).tolist()
+    batches = loaded.batches(split, EVALUATION_BATCH, device=net.device)
+    with evaluating(net):
+        return _shares(count_correct(list(net), (net.signal(x, y) for x, y in batches)), loaded, split)
 
 
-class Fit:
-    """One call of `fit`: the position in the run, the sums of the epoch, the record.
+def _shares(counts: Sequence[int], loaded: data.Data, split: str) -> list[float]:
+    return (torch.tensor(counts, dtype=torch.float32) / len(getattr(loaded, split))).tolist()
 
-    A rank of the pipeline is the same run over some of the `whole` net's blocks (`kit.pipeline.stage`): it replaces
-    where signals come from, what is gathered from other ranks, and where the state is kept.
+
+class Run:
+    """One run: where it stands, and what it has recorded.
+
+    Signals come from `source`, pass the blocks of `net` that are this process's (`own` by number, None: all), and go to
+    `sink`; `ranks` brings together what several processes measured. `identity` says what is trained.
     """
 
-    quiet = False
-
     def __init__(
-        self, net: Net, loaded: data.Data, config: RunConfig, on_epoch: OnEpoch = None, whole: Net | None = None
-    ):
-        self.net, self.data, self.config, self.on_epoch = net, loaded, config, on_epoch
-        self.whole = net if whole is None else whole
-        self.device = next(self.whole.parameters()).device
-        self.identity = config.identity()
-        self.history = History(self.identity, noise=loaded.realised_noise())
-        self.epoch, self.batch = 0, 0
-        self.sums: list[dict[str, Tensor]] = [{} for _ in net]
-        self.best = -1.0
-        self.num_epochs, self.num_batches = config.epochs, loaded.num_batches("train", config.batch_size)
-        self._schedule(net)
+        self, net: Net, loaded: data.Data, config: RunConfig, identity: dict, source: Source, *,
+        sink: Nowhere = NOWHERE, ranks: Alone = ALONE, own: range | None = None, on_epoch: OnEpoch = None,
+    ):  # fmt: skip
+        self.net, self.data, self.config, self.identity, self.on_epoch = net, loaded, config, identity, on_epoch
+        self.source, self.sink, self.ranks, self.own = source, sink, ranks, own
+        self.device = net.device
+        self.history = History(identity, noise=loaded.realised_noise())
+        self.epoch, self.batch, self.best = 0, 0, -1.0
+        self.sums: dict[int, dict[str, Tensor]] = {}
+        self.num_epochs = config.epochs * source.num_turns
+        self.num_batches = loaded.num_batches("train", config.batch_size)
+        self._schedule_new()
 
-    def _schedule(self, blocks: Iterable[Block]) -> None:
-        """Let the learning rate of these blocks run from its top, from now to the end of the run."""
-        steps = (self.config.epochs - self.epoch) * self.num_batches
-        warmup = min(steps, round(self.config.warmup_epochs * self.num_batches))
-        for block in blocks:
-            block.set_schedule(self.config.schedule, steps, warmup)
+    @property
+    def blocks(self) -> list[Block]:
+        """This process's blocks."""
+        return [block for block in self.net if self.own is None or block.index in self.own]
 
     def run(self) -> History:
-        self.resume()
-        with Progress(self.config.method, self.num_epochs, self.num_batches, self.quiet) as progress:
+        self._resume()
+        with Progress(self.config.method, self.num_epochs, self.num_batches, not self.ranks.is_main) as progress:
             while self.epoch < self.num_epochs:
                 self._grow()
                 self._train_epoch(progress)
                 self._evaluate_epoch(progress)
                 if self.on_epoch:
                     self.on_epoch(self.epoch, self.net)
-                    self._take_in()
+                    self._schedule_new()
                 self._checkpoint()  # with what on_epoch did to the net
-        self.save_record()
+        self._save_record()
         return self.history
 
     def _grow(self) -> None:
         """Add the blocks that are due; this follows from the record alone, so a run that goes on grows alike."""
         growth = self.config.growth
-        while growth and len(self.whole) < growth.num_blocks(self.history.last_exit("val")):
-            self.add_block()
+        while growth and len(self.net) < growth.num_blocks(self.history.last_exit("val")):
+            self._add_block()
             if growth.freeze == "earlier":
-                self.whole.freeze(len(self.whole) - 1)
-        self._take_in()
+                self.net.freeze(len(self.net) - 1)
+        self._schedule_new()
 
-    def _take_in(self) -> None:
-        """Start the schedules of blocks that have joined."""
-        new = [block for block in self.net if block.scheduler is None]
-        self._schedule(new)
-        self.sums += [{} for _ in new]
+    def _add_block(self) -> None:
+        self.net.grow(self.config.growth and self.config.growth.view(len(self.net)))
+        self.ranks.share(self.net[-1])
 
-    def add_block(self) -> None:
-        """Let the whole net grow by the next block of its plan."""
-        self.whole.grow(self.config.growth and self.config.growth.view(len(self.whole)))
+    def _schedule_new(self) -> None:
+        """Let the learning rate of blocks that have joined run from its top, from now to the end of the run."""
+        steps = (self.config.epochs - self.epoch) * self.num_batches
+        warmup = min(steps, round(self.config.warmup_epochs * self.num_batches))
+        for block in self.blocks:
+            if block.scheduler is None:
+                block.set_schedule(self.config.schedule, steps, warmup)
 
     def _train_epoch(self, progress: Progress) -> None:
         begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps
-        self.net.train()
-        for _ in self.steps():
-            self._add_terms()
+        learning, _ = self.source.turn(self.blocks, self.epoch)
+        for block in self.net:
+            block.train(block in learning)
+            block.last_terms = {}
+        for signal in self.source.signals("train", self.epoch, self.batch):
+            self._step(learning, signal)
             self.batch += 1
             progress.step(self.epoch, self.batch)
             if every and self.batch % every == 0 and self.batch < self.num_batches:  # the end has its own
                 self._checkpoint()
+        self.sink.drain()
+        self.ranks.gather(None, "ending an epoch")  # it is over when it is over for all
         self._check_finite()
-        seconds = time.perf_counter() - begin
         if steps := self.batch - first:
-            self.history.cost_rows += [
-                (self.epoch, "train_seconds", seconds, "s"),
-                (self.epoch, "step_seconds", seconds / steps, "s"),
-            ]
+            seconds = time.perf_counter() - begin
+            rows = [("train_seconds", seconds), ("step_seconds", seconds / steps)]
+            self.history.cost_rows += [(self.epoch, name, value, "s") for name, value in rows]
 
-    def steps(self) -> Iterator[None]:
-        """Train on the rest of the epoch's batches, one at each turn."""
-        for x, y in self.batches():
-            self.net.step(x, y)
-            yield
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the rest of the epoch's training batches (x, y)."""
-        config = self.config
-        options = {"seed": config.seed, "augment": config.augment, "device": self.device}
-        return self.data.batches("train", config.batch_size, epoch=self.epoch, start=self.batch, **options)
-
-    def _add_terms(self) -> None:
-        for sums, block in zip(self.sums, self.net, strict=True):
+    def _step(self, learning: Sequence[Block], signal: Signal) -> None:
+        with self.net.one_step():
+            for block in learning:
+                try:
+                    signal = block.step(signal)
+                except Exception as error:
+                    error.add_note(f"block {block.index + 1}, epoch {self.epoch + 1}, step {self.batch + 1}")
+                    raise
+            self.sink.put(signal)
+        for block in learning:
+            sums = self.sums.setdefault(block.index, {})
             for name, term in block.last_terms.items():
                 sums[name] = sums[name] + term if name in sums else term
         # On the processor a look costs nothing; on a GPU it would wait for the queue, so it is taken now and then.
@@ -132,89 +147,101 @@ class Fit:
             self._check_finite()
 
     def _check_finite(self) -> None:
-        for block, sums in zip(self.net, self.sums, strict=True):
+        for index, sums in self.sums.items():
             for name, total in sums.items():
                 if not torch.isfinite(total):
-                    raise not_finite(block.index, name, total.item(), self.config, self.epoch, self.batch)
+                    raise self._not_finite(index, name, total.item())
+
+    def _not_finite(self, index: int, term: str, value: float) -> FloatingPointError:
+        folder = self.config.folder
+        kept = f" The last good checkpoint is kept in {folder}." if folder and checkpoint.latest(folder) else ""
+        return FloatingPointError(
+            f"block {index + 1}: its loss term {term!r} became {value} in epoch {self.epoch + 1}, step "
+            f"{self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or fp32"
+        )
 
     def _evaluate_epoch(self, progress: Progress) -> None:
-        step = (self.epoch + 1) * self.num_batches
-        rows, epoch = self.history.rows, self.epoch + 1
-        rows += [(step, epoch, "train", k, name, value) for k, name, value in self.mean_terms()]
-        accuracy = {part: self.accuracy(part) for part in ("val", "test")}
-        for part, values in accuracy.items():
-            rows += [(step, epoch, part, k, "accuracy", value) for k, value in enumerate(values, 1)]
-        self.epoch, self.batch, self.sums = epoch, 0, [{} for _ in self.net]
+        step, epoch, rows = (self.epoch + 1) * self.num_batches, self.epoch + 1, self.history.rows
+        sums = [(k + 1, name, total) for k, own in self.sums.items() for name, total in own.items()]
+        means = [[k, name, float(total) / self.num_batches] for k, name, total in sums]
+        rows += [(step, epoch, "train", *row) for row in self.ranks.mean(means, "gathering losses")]
+        accuracy = {split: self._accuracy(split) for split in ("val", "test")}
+        for split, values in accuracy.items():
+            rows += [(step, epoch, split, k, "accuracy", value) for k, value in enumerate(values, 1)]
+        self.epoch, self.batch, self.sums = epoch, 0, {}
         progress.epoch(epoch, accuracy)
-        if self.config.folder:
-            if max(accuracy["val"]) > self.best:
-                self.save_best()
-            self.best = max(self.best, *accuracy["val"])
-        self.save_record()
+        if self.config.folder and max(accuracy["val"]) > self.best:
+            self._save(f"best-{epoch:08}", lambda block: {"module": block.state_dict()}, {"epoch": epoch})
+        self.best = max(self.best, *accuracy["val"])
+        self._save_record()
 
-    def mean_terms(self) -> list[tuple[int, str, float]]:
-        """Return the block (from 1), name and mean over the epoch of every loss term."""
-        terms = [(b.index + 1, *term) for b, sums in zip(self.net, self.sums, strict=True) for term in sums.items()]
-        return [(k, name, total.item() / self.num_batches) for k, name, total in terms]
-
-    def accuracy(self, split: str) -> list[float]:
+    def _accuracy(self, split: str) -> list[float]:
         """Return the accuracy, in [0, 1], of every exit on a split, first to last."""
-        return evaluate(self.net, self.data, split)
+        self.ranks.settle(self.net)
+        _, answering = self.source.turn(self.blocks, self.epoch)
+        with evaluating(self.net):
+            counts = count_correct(answering, self.source.signals(split), self.sink)
+        totals = self.ranks.totals([[count] for count in counts], "evaluating")
+        return _shares([count for (count,) in totals], self.data, split)
 
     def _checkpoint(self) -> None:
+        """Write all that `_resume` needs to go on from here."""
         if self.config.folder:
             self._check_finite()
-            self.save()
+            step = self.epoch * self.num_batches + self.batch
+            own = {"position": [self.epoch, self.batch], "best": self.best, "random_state": torch.get_rng_state()}
+            own |= {"rows": self.history.rows, "cost_rows": self.history.cost_rows, "computed": self._computed()}
+            self._save(
+                f"step-{step:08}", lambda b: {"training": b.training_state(), "sums": self.sums.get(b.index, {})}, own
+            )
 
-    def save(self) -> None:
-        """Write all that `resume` needs to go on from here."""
-        state = {"blocks": [block.training_state() for block in self.net], "random_state": torch.get_rng_state()}
-        state |= {"sums": self.sums, **self.state()}
-        checkpoint.save(self.config.folder / checkpoint.LATEST, self.identity, state)
+    def _save(self, name: str, state: Callable[[Block], dict], own: dict) -> None:
+        self.ranks.settle(self.net)
+        states = {f"block{block.index}": state(block) for block in self.blocks} if self.ranks.writes else {}
+        if self.ranks.is_main:
+            states["run"] = {"identity": self.identity, "num_blocks": len(self.net), **own}
+        checkpoint.save(self.config.folder, name, states, self.ranks)
 
-    def save_best(self) -> None:
-        """Keep the weights as they are now as those of the best epoch."""
-        weights = {"epoch": self.epoch, "net": self.net.state_dict()}
-        checkpoint.save(self.config.folder / checkpoint.BEST, self.identity, weights)
-
-    def save_record(self) -> None:
-        """Write the record so far into the folder."""
-        if self.config.folder:
+    def _save_record(self) -> None:
+        if self.config.folder and self.ranks.is_main:
             self.history.save(self.config.folder)
 
-    def resume(self) -> None:
+    def _resume(self) -> None:
         """Go on from the folder's checkpoint, if it holds one."""
-        path = self.config.folder and self.config.folder / checkpoint.LATEST
-        if not path or not path.exists():
+        path = self.config.folder and checkpoint.latest(self.config.folder)
+        if not path:
             return
-        state = checkpoint.load(path, self.identity, self.device)
-        self.grow_to(len(state["blocks"]))
-        for block in self.net:
-            block.load_training_state(state["blocks"][block.index])
-        self.sums = [state["sums"][block.index] for block in self.net]
-        torch.set_rng_state(state["random_state"].cpu())
-        self.load_state(state)
-
-    def grow_to(self, num_blocks: int) -> None:
-        """Give the net as many blocks as a checkpoint holds. ValueError if it has more, or cannot get as many."""
-        if len(self.whole) > num_blocks:
-            raise ValueError(f"the checkpoint holds {num_blocks} blocks, the net {len(self.whole)}: begin with fewer")
-        while len(self.whole) < num_blocks:
-            self.add_block()
-        self.sums = [{} for _ in self.net]
-
-    def state(self) -> dict:
-        """Return where the run stands and what it recorded; not what its blocks hold."""
-        return {
-            "position": {"epoch": self.epoch, "batch": self.batch},
-            "best": self.best,
-            "rows": self.history.rows,
-            "cost_rows": self.history.cost_rows,
-        }
-
-    def load_state(self, state: dict) -> None:
-        """Take over what `state` gave."""
-        self.epoch, self.batch = state["position"]["epoch"], state["position"]["batch"]
-        self.best = state["best"]
+        (state,) = checkpoint.load(path, ["run"])
+        checkpoint.check_identity(path, self.identity, state["identity"])
+        self._check_computed(path, state["computed"])
+        if len(self.net) > state["num_blocks"]:
+            raise ValueError(f"{path} holds {state['num_blocks']} blocks, the net {len(self.net)}: begin with fewer")
+        while len(self.net) < state["num_blocks"]:
+            self._add_block()
+        blocks = checkpoint.load(path, [f"block{block.index}" for block in self.blocks], self.device)
+        for block, own in zip(self.blocks, blocks, strict=True):
+            block.load_training_state(own["training"])
+            self.sums[block.index] = own["sums"]
+        torch.set_rng_state(state["random_state"])
+        (self.epoch, self.batch), self.best = state["position"], state["best"]
         self.history.rows = [tuple(row) for row in state["rows"]]
         self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
+
+    def _computed(self) -> dict:
+        """Return what decides the bits beside the settings: what "auto" became, and in how many parts sums are taken."""
+        dtype = next((block.autocast_dtype for block in self.net), None)
+        return {"precision": "bf16" if dtype == torch.bfloat16 else "fp32", "threads": torch.get_num_threads()}
+
+    def _check_computed(self, path, before: dict) -> None:
+        now = self._computed()
+        if now["precision"] != before["precision"]:
+            raise ValueError(
+                f"{path} was computed in {before['precision']}, and precision={self.config.precision!r} is "
+                f"{now['precision']} on this machine: give precision={before['precision']!r}, or another output folder"
+            )
+        if now["threads"] != before["threads"] and self.device.type == "cpu":
+            warnings.warn(
+                f"{path} was computed with {before['threads']} threads, and goes on with {now['threads']}: sums are "
+                "rounded otherwise, so the end will not be bit for bit that of a run never stopped",
+                stacklevel=2,
+            )

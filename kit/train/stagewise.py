@@ -10,73 +10,66 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kit import data, seeds
+from kit import seeds
 from kit.block import Block
+from kit.data import Data
 from kit.net import Net
-from kit.signal import Place, Signal
+from kit.signal import Signal, Slot
 from kit.train.config import RunConfig
-from kit.train.record import History
-from kit.train.run import EVALUATION_BATCH, Fit, evaluate
+from kit.train.ends import EVALUATION_BATCH, FromData
 
 
-class Stagewise(Fit):
-    """A run whose epochs go to one block after another; an exit has accuracies from its own first epoch on."""
+class FromFinished(FromData):
+    """Signals for the block whose turn it is, behind those that have finished."""
 
-    def __init__(self, net: Net, loaded: data.Data, config: RunConfig, on_epoch=None):
-        super().__init__(net, loaded, config, on_epoch)
-        self.num_epochs = config.epochs * len(net)
-        self.inputs: Outputs | None = None
-        self.keeps = (config.augment or loaded.augmentation) == "none"
+    def __init__(self, net: Net, data: Data, config: RunConfig):
+        super().__init__(net, data, config)
+        self.num_turns, self.outputs = len(net), None
+        self.keeps = (config.augment or data.augmentation) == "none"
 
-    @property
-    def stage(self) -> int:
-        """The block that learns, from 0."""
-        return min(self.epoch // self.config.epochs, len(self.net) - 1)
-
-    def run(self) -> History:
-        for left in self.config.folder.glob("outputs-*") if self.config.folder else ():
+    def __enter__(self) -> FromFinished:
+        folder = self.config.folder
+        for left in folder.glob("outputs-*") if folder else ():
             shutil.rmtree(left)  # of a run that was killed; this one holds the folder's lock
-        with tempfile.TemporaryDirectory(prefix="outputs-", dir=self.config.folder) as folder:
-            self.folder = Path(folder)
-            return super().run()
+        self.room = tempfile.TemporaryDirectory(prefix="outputs-", dir=folder)
+        return self
 
-    def steps(self) -> Iterator[None]:
-        block = self.net[self.stage]
-        for other in self.net:
-            other.train(other is block)
-            other.last_terms = {}
-        for signal in self._signals():
-            block.step(signal)
-            yield
+    def __exit__(self, *error: object) -> None:
+        self.outputs = None
+        self.room.cleanup()
 
-    def accuracy(self, split: str) -> list[float]:
-        learned = Net(self.net.blocks[: self.stage + 1], self.net.method, self.net.num_classes, self.net.channels_last)
-        return evaluate(learned, self.data, split)
+    def turn(self, blocks: Sequence[Block], epoch: int) -> tuple[Sequence[Block], Sequence[Block]]:
+        """Return the block that learns in that epoch; up to it, blocks answer: an exit from its own first epoch on."""
+        k = min(epoch // self.config.epochs, len(blocks) - 1)
+        return blocks[k : k + 1], blocks[: k + 1]
 
-    def _signals(self) -> Iterator[Signal]:
-        """Give what is left of the epoch's signals for the block that learns."""
-        before, config = self.net.blocks[: self.stage], self.config
-        if not before or not self.keeps:
-            yield from (through(before, self.net.signal(x, y)) for x, y in self.batches())
+    def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
+        (learning,), (*finished, _) = self.turn(list(self.net), epoch)
+        if split != "train" or not finished:
+            yield from super().signals(split, epoch, start)
             return
-        if self.inputs is None or self.inputs.stage != self.stage:
-            self.inputs = Outputs(self.stage, self._finished(), len(self.data.train), self.folder)
-        order = torch.randperm(len(self.data.train), generator=seeds.generator(config.seed, "order", self.epoch))
-        for rows in order.split(config.batch_size)[self.batch : self.num_batches]:
-            yield self.inputs.take(rows, self.device)
+        if not self.keeps:
+            yield from (through(finished, signal) for signal in super().signals(split, epoch, start))
+            return
+        if self.outputs is None or self.outputs.block is not learning:
+            self.outputs = Outputs(learning, self._finished(finished), len(self.data.train), Path(self.room.name))
+        config, count = self.config, self.data.num_batches("train", self.config.batch_size)
+        order = torch.randperm(len(self.data.train), generator=seeds.generator(config.seed, "order", epoch))
+        for rows in order.split(config.batch_size)[start:count]:
+            yield self.outputs.take(rows, self.net.device)
 
-    def _finished(self) -> Iterator[Signal]:
-        for x, y in self.data.batches(self.data.train, EVALUATION_BATCH, device=self.device):
-            yield through(self.net.blocks[: self.stage], self.net.signal(x, y))
+    def _finished(self, blocks: Sequence[Block]) -> Iterator[Signal]:
+        for x, y in self.data.batches(self.data.train, EVALUATION_BATCH, device=self.net.device):
+            yield through(blocks, self.net.signal(x, y))
 
 
-def through(blocks: list[Block], signal: Signal) -> Signal:
+def through(blocks: Sequence[Block], signal: Signal) -> Signal:
     """Return the signal behind `blocks`, which have finished: in evaluation mode, and nothing learns."""
     for block in blocks:
         signal = block.pass_through(signal)
@@ -84,32 +77,32 @@ def through(blocks: list[Block], signal: Signal) -> Signal:
 
 
 class Outputs:
-    """All signals for the block of one stage, sample by sample."""
+    """All signals for one block, sample by sample."""
 
-    def __init__(self, stage: int, signals: Iterator[Signal], count: int, folder: Path):
-        self.stage, self.parts, begin = stage, {}, 0
+    def __init__(self, block: Block, signals: Iterator[Signal], count: int, folder: Path):
+        self.block, self.parts, begin = block, {}, 0
         for signal in signals:
             values = signal.parts()
             if not self.parts:
                 self.parts = _room(values, count, folder)
-            for place, value in values.items():
-                self.parts[place][begin : begin + len(value)] = value.cpu()
-            begin += len(signal.y)
+            for slot, value in values.items():
+                self.parts[slot][begin : begin + len(value)] = value.cpu()
+            begin += len(signal.h)
 
     def take(self, rows: Tensor, device: torch.device) -> Signal:
         """Return the signal of these samples, in this order."""
-        return Signal.of({place: part[rows].to(device) for place, part in self.parts.items()})
+        return Signal.of({slot: part[rows].to(device) for slot, part in self.parts.items()})
 
 
-def _room(example: dict[Place, Tensor], count: int, folder: Path) -> dict[Place, Tensor]:
+def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, Tensor]:
     """Return empty tensors for `count` samples like those of `example`: in memory, or in files of `folder`.
 
     Raises ValueError where neither has room.
     """
-    shapes = {place: torch.Size([count, *value.shape[1:]]) for place, value in example.items()}
-    total = sum(shapes[place].numel() * value.element_size() for place, value in example.items())
+    shapes = {slot: torch.Size([count, *value.shape[1:]]) for slot, value in example.items()}
+    total = sum(shapes[slot].numel() * value.element_size() for slot, value in example.items())
     if total < memory_left() / 2:
-        return {place: torch.empty(shapes[place], dtype=value.dtype) for place, value in example.items()}
+        return {slot: torch.empty(shapes[slot], dtype=value.dtype) for slot, value in example.items()}
     free = shutil.disk_usage(folder).free
     if total > free:
         raise ValueError(
@@ -118,9 +111,9 @@ def _room(example: dict[Place, Tensor], count: int, folder: Path) -> dict[Place,
             "an augmentation, with which outputs are computed anew at each step"
         )
     room = {}
-    for number, (place, value) in enumerate(example.items()):
-        path, size = str(folder / str(number)), shapes[place].numel()
-        room[place] = torch.from_file(path, shared=True, size=size, dtype=value.dtype).view(shapes[place])
+    for number, (slot, value) in enumerate(example.items()):
+        path, size = str(folder / str(number)), shapes[slot].numel()
+        room[slot] = torch.from_file(path, shared=True, size=size, dtype=value.dtype).view(shapes[slot])
     return room
 
 

@@ -1,0 +1,48 @@
+"""Cross-entropy of a classifier on each block: backprop, greedy and DGL, which differ in the classifier alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kit import heads
+from kit.methods.method import Method
+from kit.objective import HeadSpec, Objective
+from kit.signal import Signal
+
+
+class CrossEntropy(Objective):
+    """Cross-entropy of a classifier on the block's output: greedy, DGL, backprop, and every last module."""
+
+    weights: Mapping[str, float] = {"ce": 1.0}
+
+    def __init__(self, head: nn.Module):
+        super().__init__()
+        self.head = head
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        return {"ce": F.cross_entropy(self.head(h).float(), signal.y)}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.head(h)
+
+
+def greedy(spec: HeadSpec) -> CrossEntropy:
+    """Cross-entropy of average pooling and a Linear; at the end, of the model's own classifier."""
+    return dgl(spec, aux="0c1f")
+
+
+def dgl(spec: HeadSpec, aux: str = "1c2f") -> CrossEntropy:
+    """Cross-entropy of a small auxiliary classifier, `aux` of `heads.AUX_NETS` (Belilovsky et al., ICML 2020)."""
+    if spec.classifier is not None:
+        return CrossEntropy(spec.classifier)
+    return CrossEntropy(heads.aux_net(aux, spec.shape, spec.num_classes, spec.widest))
+
+
+BP = Method("backpropagation: one block, the cuts only watched by classifiers", greedy, "Rumelhart et al. 1986", True)
+GREEDY = Method(
+    "cross-entropy of average pooling and a linear classifier at each block", greedy, "Belilovsky et al. 2020"
+)
+DGL = Method("cross-entropy of a small auxiliary network at each block", dgl, "Belilovsky et al. 2020")

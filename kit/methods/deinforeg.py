@@ -1,0 +1,71 @@
+"""DeInfoReg: variance, invariance and covariance of a projection, on labels (Huang et al., Neurocomputing 651, 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kit import heads, losses
+from kit.errors import unknown
+from kit.methods.method import Method
+from kit.objective import HeadSpec, Objective
+from kit.signal import Signal
+
+
+class DeInfoReg(Objective):
+    """Variance, invariance and covariance of a projection, and a classifier beside them (arXiv 2506.18193).
+
+    `merge=True`: the classifier reads the projection, and its small gradient reaches the block.
+    `merge=False`: the classifier reads the block's output, detached.
+    """
+
+    batch_statistics = True
+
+    def __init__(
+        self, projector: nn.Module, classifier: nn.Module, num_classes: int, variant: str, merge: bool,
+        weights: Mapping[str, float] | None,
+    ):  # fmt: skip
+        super().__init__()
+        self.projector, self.classifier = projector, classifier
+        self.num_classes, self.variant, self.merge = num_classes, variant, merge
+        self.weights = {"invariance": 1.0, "variance": 1.0, "covariance": 1.0, "ce": 0.001} | dict(weights or {})
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        p = self.projector(h)
+        logits = self.classifier(p if self.merge else h.detach())
+        with torch.autocast(h.device.type, enabled=False):
+            terms = losses.deinforeg(self.gather(p.float()), self.gather(signal.y), self.num_classes, self.variant)
+            return terms | {"ce": F.cross_entropy(logits.float(), signal.y)}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.classifier(self.projector(h) if self.merge else h)
+
+
+def deinforeg(
+    spec: HeadSpec,
+    variant: str = "paper",
+    widths: Sequence[int] = (2048, 2048, 2048),
+    pool: int | None = None,
+    classifier: str = "merge",
+    weights: Mapping[str, float] | None = None,
+) -> DeInfoReg:
+    """Return the objective; `weights` of its terms, `pool` and `widths` as for `heads.projector`.
+
+    `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (METHODS: small gradient, or none).
+    """
+    if classifier not in ("merge", "unmerge"):
+        raise unknown("classifier", classifier, ("merge", "unmerge"))
+    projector = heads.projector(spec.shape, widths, pool)
+    if classifier == "merge":
+        answer = nn.Sequential(nn.BatchNorm1d(widths[-1]), nn.ReLU(), nn.Linear(widths[-1], spec.num_classes))
+    else:
+        answer = heads.projector(spec.shape, (512, spec.num_classes), pool)
+    return DeInfoReg(projector, answer, spec.num_classes, variant, classifier == "merge", weights)
+
+
+METHOD = Method(
+    "variance, invariance and covariance of each block's projection, on labels", deinforeg, "Huang et al. 2025"
+)

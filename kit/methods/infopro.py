@@ -1,0 +1,83 @@
+"""InfoPro: keep what tells of the input while learning what tells of the label (Wang et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from kit import heads, losses
+from kit.errors import unknown
+from kit.methods.cross_entropy import CrossEntropy, dgl, greedy
+from kit.methods.method import Method
+from kit.methods.scpl import SCPL
+from kit.objective import HeadSpec, Objective
+from kit.signal import Signal
+
+WEIGHTS = MappingProxyType({2: (5, 0.5, 0, 0), 4: (1, 0, 0, 1), 8: (5, 0, 0, 1), 16: (5, 0, 0.5, 1)})
+"""(α₁, β₁, α₂, β₂) by number of blocks: ResNet-110, contrast, CIFAR-10 (InfoPro, ICLR 2021, appendix)."""
+
+
+class InfoPro(Objective):
+    """α·BCE(decoder(h), input in [0, 1]) + β·task, where `task` is CrossEntropy or SCPL (ICLR 2021, eq. 6).
+
+    A classifier that only watches keeps its weight of 1.
+    """
+
+    needs_x = True
+
+    def __init__(
+        self, decoder: nn.Module, task: CrossEntropy | SCPL, pixels: Callable[[Tensor], Tensor], alpha: float,
+        beta: float,
+    ):  # fmt: skip
+        super().__init__()
+        self.decoder, self.task, self.pixels = decoder, task, pixels
+        self.batch_statistics = task.batch_statistics
+        watched = {"ce"} if isinstance(task, SCPL) else set()
+        self.weights = {name: 1.0 if name in watched else beta * weight for name, weight in task.weights.items()}
+        self.weights["reconstruction"] = alpha
+
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
+        images = self.decoder(h)
+        with torch.autocast(h.device.type, enabled=False):
+            kept = losses.reconstruction(images, self.pixels(signal.x).float())
+        return self.task.loss(h, signal) | {"reconstruction": kept}
+
+    def readout(self, h: Tensor) -> Tensor:
+        return self.task.readout(h)
+
+
+def infopro(
+    spec: HeadSpec, task: str = "softmax", aux: str = "1c2f", weights: Sequence[float] | None = None
+) -> InfoPro | CrossEntropy:
+    """Return the objective: reconstruction of the input and a task loss; plain cross-entropy in the last block.
+
+    `weights` are (α₁, β₁, α₂, β₂): α and β run linearly from their first to their last value over all blocks but the
+    last. None takes the paper's for the nearest number of blocks in `WEIGHTS`. Raises ValueError where nobody said how
+    inputs become images.
+    """
+    if task not in ("softmax", "contrast"):
+        raise unknown("task", task, ("softmax", "contrast"))
+    if spec.index == spec.num_cuts - 1:
+        return dgl(spec, aux)
+    if spec.pixels is None or not spec.image.is_map:
+        raise ValueError(
+            f"infopro reconstructs images in [0, 1] from inputs of shape {tuple(spec.image)}, whose range it does not "
+            "know: give decouple pixels=, a function from the network's input to images, such as data.denormalize"
+        )
+    if weights is None:
+        weights = WEIGHTS[min(WEIGHTS, key=lambda k: abs(k - spec.num_cuts))]
+    done = spec.index / max(1, spec.num_cuts - 2)
+    alpha, beta = (first + (last - first) * done for first, last in zip(weights[:2], weights[2:], strict=True))
+    if task == "softmax":
+        own = dgl(spec, aux)
+    else:
+        own = SCPL(heads.aux_net(aux, spec.shape, 128, spec.widest), greedy(spec).head, temperature=0.07)
+    return InfoPro(heads.Decoder(spec.shape, spec.image), own, spec.pixels, alpha, beta)
+
+
+METHOD = Method(
+    "reconstruction of the input, with cross-entropy or contrast, at each block", infopro, "Wang et al. 2021"
+)

@@ -1,0 +1,26 @@
+"""What the registry knows of a method."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kit.objective import Objective
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train: one line of description, and the builder of one objective from its spec and options."""
+
+    summary: str
+    objective: Callable[..., Objective]
+    source: str
+    end_to_end: bool = False
+    """One block for the whole net; the cuts are only watched."""
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The method's options with their defaults."""
+        parameters = list(inspect.signature(self.objective).parameters.values())[1:]
+        return {p.name: p.default for p in parameters}

@@ -1,0 +1,55 @@
+"""What a run trains, so that a record is never taken for that of another: settings, data and net."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import replace
+
+import torch
+
+from kit.data import Data
+from kit.net import Net
+from kit.train.config import RunConfig
+
+
+def net_fingerprint(net: Net) -> str:
+    """Return the number of blocks and 16 hexadecimal digits of structure, losses, optimizers and weights as they are.
+
+    Of each tensor its shape and up to 256 evenly spaced numbers are read: enough to tell two seeds or two pretrained
+    nets apart, and quick for nets of any size.
+    """
+    digest = hashlib.blake2b(repr(net).encode(), digest_size=8)
+    for block in net:
+        digest.update(repr((sorted(block.objective.weights.items()), block.optimizer.defaults)).encode())
+    for name, tensor in net.state_dict().items():
+        rows = torch.linspace(0, tensor.numel() - 1, min(tensor.numel(), 256)).long()
+        sample = tensor[torch.unravel_index(rows.to(tensor.device), tensor.shape)] if tensor.ndim else tensor
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + sample.detach().double().cpu().numpy().tobytes())
+    return f"{len(net)} blocks, {digest.hexdigest()}"
+
+
+def identify(net: Net, loaded: Data, config: RunConfig) -> tuple[dict, RunConfig]:
+    """Return what the run is, as plain JSON values, and the config with its folder decided.
+
+    A net keeps the fingerprint it had at its first run: one that goes on in the same process is the same net. For data
+    or a net that did not come from the config there is no folder unless one is named, with a warning: "auto" names
+    folders by settings, which say nothing of them.
+    """
+    net.fingerprint = net.fingerprint or net_fingerprint(net)
+    of_data = loaded.fingerprint()
+    pairs = {
+        "data": (loaded.origin, config.data_content() | {"fingerprint": of_data}),
+        "net": (net.origin, config.net_content() | {"fingerprint": net.fingerprint}),
+    }
+    own = [what for what, (origin, expected) in pairs.items() if origin != expected]
+    if own and config.output == "auto":
+        warnings.warn(
+            f"nothing of this run is kept on disk: its {' and '.join(own)} did not come from the config, which names "
+            "the folder. Name one with output= to keep record and checkpoints",
+            stacklevel=3,
+        )
+        config = replace(config, output=None)
+    sizes = ", ".join(str(len(split)) for split in (loaded.train, loaded.val, loaded.test))
+    names = {"data": f"{loaded.name}, {sizes} samples, {of_data}", "net": net.fingerprint}
+    return config.identity() | names, config
