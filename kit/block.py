@@ -190,7 +190,7 @@ class Block(nn.Module):
 
 
 class Visit(NamedTuple):
-    """A walk's stop behind one stage of a block: the signal that entered the block, the stage's output, what follows."""
+    """A walk's stop behind one stage of a block: the signal that entered, the stage's output, and what follows."""
 
     block: Block
     signal: Signal

@@ -1,4 +1,4 @@
-"""Memory-allocator settings that make CPU training faster: `python -m kit.cpu_allocator COMMAND…` runs a command with them.
+"""Memory-allocator settings that make CPU training faster: `python -m kit.cpu_allocator COMMAND…` runs it with them.
 
 Training allocates tensors of many megabytes and frees them a moment later. glibc maps each of those from the system
 and gives it back, so that the kernel clears every page again at every step; that clearing takes about half of a bf16

@@ -1,4 +1,4 @@
-"""Auxiliary heads: the small networks that a block's local loss looks through. `shape` is a feature's, without batch."""
+"""Auxiliary heads: the small networks that a local loss looks through. `shape` is a feature's, without batch."""
 
 from __future__ import annotations
 

@@ -39,6 +39,7 @@ class Net(nn.Module):
         self.method, self.num_classes, self.channels_last = method, num_classes, channels_last
         self.plan, self.num_planned = plan, len(self.blocks)
         self.stepping = False
+        self.cuts: list[str] | None = None  # where the model was cut, if `kit.train.build` did it
         self.origin: dict | None = None  # the settings that built it, and its fingerprint then: see kit.train.identity
         self.fingerprint: str | None = None  # at the start of its first run
         self._known_costs: dict[tuple, list[float]] = {}

@@ -104,7 +104,7 @@ class Plan:
         self, index: int, stages: Sequence[nn.Module], objective: Objective, probes: Sequence[nn.Module],
         shapes: Sequence[Shape], views: Views | None,
     ) -> Block:  # fmt: skip
-        """Return the block, laid out for the hardware; `shapes` are of the net's input and up to its last stage's output."""
+        """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
         first = len(shapes) - len(stages) - 1
         with seeds.seeded(self.seed, "context", index):
             context = supplied(self.supply, index, shapes[: first + 1], self.example["x"])

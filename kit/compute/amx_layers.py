@@ -28,7 +28,7 @@ LEAST_WEIGHTS, LEAST_CHANNELS = 2**20, 64
 
 
 def lay_out(module: nn.Module) -> None:
-    """Replace the layers in `module` that gain from it by those below, with the very weights; none without such units."""
+    """Replace the layers in `module` that gain from it by those below, with the same weights; none without units."""
     replaced: dict[nn.Module, nn.Module | None] = {}
     for parent in [*module.modules()] if has_amx() else ():
         for name, layer in parent.named_children():

@@ -1,4 +1,4 @@
-"""DeInfoReg: variance, invariance and covariance of a projection, on labels (Huang et al., Neurocomputing 651, 2025)."""
+"""DeInfoReg: variance, invariance and covariance of a projection (Huang et al., Neurocomputing 651, 2025)."""
 
 from __future__ import annotations
 

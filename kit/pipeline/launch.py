@@ -12,90 +12,62 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
+from torch.distributed import HashStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import (
+    RendezvousHandler,
+    RendezvousInfo,
+    RendezvousParameters,
+    RendezvousStoreInfo,
+    rendezvous_handler_registry,
+)
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from kit.methods import REGISTRY
-from kit.pipeline import rendezvous
 from kit.pipeline.exceptions import PipelineFailed
-from kit.pipeline.options import Options, too_many_stages
+from kit.pipeline.options import Options, check_stages
+from kit.settings import accept
 from kit.train.config import RunConfig
 from kit.train.record import History
 
+BACKEND = "kit-one-folder"
 
-def launch(
-    config: RunConfig,
-    *,
-    num_stages: int = 2,
-    num_replicas: int = 1,
-    statistics: str = "local",
-    depth: int = 2,
-    timeout: float = 60.0,
-    threads: int | None = None,
-    max_restarts: int = 0,
-    address: str = "127.0.0.1:0",
-) -> History:
+
+def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **options: object) -> History:
     """Train as `kit.run` does, with the blocks spread over processes that work at the same time; return the record.
 
-    Each of `num_replicas` replicas of the pipeline has `num_stages` processes. With one replica, and as many `threads`
-    per process as the one process has, weights and record are bit for bit those of `kit.run(config)`. `statistics`
-    says where replicas take batch statistics, "local" or "global"; `depth` how many signals may be under way between
-    two ranks; `timeout` how many seconds one rank waits for another. A rank that dies ends the run, or starts it again
-    from the last checkpoint, up to `max_restarts` times. `address` is where the processes meet, for this machine only
-    unless another is named; for several machines use `torchrun … -m kit.pipeline`.
+    Each replica of the pipeline has `num_stages` processes; `options` are those of `kit.pipeline.options.Options`. With
+    one replica, and as many `threads` per process as the one process has, weights and record are bit for bit those of
+    `kit.run(config)`. A rank that dies ends the run, or starts it again from the last checkpoint, up to `max_restarts`
+    times. Processes of this machine only: for several machines use `torchrun … -m kit.pipeline`.
 
     Raises ValueError for settings that cannot be, before anything starts, and PipelineFailed with the rank, the block
     and the reason if a rank fails. No process outlives this call, however it ends.
     """
-    options = Options(
-        num_replicas=num_replicas, statistics=statistics, depth=depth, timeout=timeout, threads=threads or 1
-    )
-    num_blocks = 1 if REGISTRY[config.method].end_to_end else config.num_blocks
-    if config.stagewise:
-        raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
-    num_blocks = config.growth.max_blocks if config.growth else num_blocks
-    if num_stages < 1:
-        raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
-    if num_stages > num_blocks:
-        raise ValueError(too_many_stages(config, num_stages, num_blocks))
-    num_ranks = num_stages * num_replicas
-    if threads is None:
-        options = Options(**asdict(options) | {"threads": max(1, (os.cpu_count() or 1) // num_ranks)})
+    given = Options(**accept("option of launch:", options, Options))
+    check_stages(config, num_stages)
     with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
         settings = Path(folder, "config.json")
-        settings.write_text(json.dumps(asdict(config)))
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(options).items()]
+        settings.write_text(json.dumps(config.plain()))
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(given).items() if value is not None]
         # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
-        command = [
-            "-m",
-            "kit.cpu_allocator",
-            sys.executable,
-            "-m",
-            "kit.pipeline",
-            str(settings),
-            *flags,
-            "--record",
-            folder,
-        ]
-        start_ranks(sys.executable, command, num_ranks, max_restarts, address, folder)
+        command = ["-m", "kit.cpu_allocator", sys.executable, "-m", "kit.pipeline", str(settings), *flags]
+        num_ranks = num_stages * given.num_replicas
+        start_ranks(sys.executable, [*command, "--record", folder], num_ranks, max_restarts, folder)
         return History.load(folder)
 
 
-def start_ranks(
-    entry: str | Callable, arguments: Sequence, num_ranks: int, max_restarts: int, address: str, folder: str
-) -> None:
+def start_ranks(entry: str | Callable, arguments: Sequence, num_ranks: int, max_restarts: int, folder: str) -> None:
     """Run a program or a function with `arguments` in `num_ranks` processes of torchrun's launcher, and wait for them.
 
     Processes that run a function are forked off a server of multiprocessing, which has imported what it was told to.
-    What rank 0 prints is printed here; the rest goes into `folder`. Raises PipelineFailed.
+    They meet in a file of `folder`. What rank 0 prints is printed here; the rest goes into `folder`. Raises
+    PipelineFailed.
     """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f"address={address!r}, expected host:port such as 127.0.0.1:0; port 0 is any that is free")
-    rendezvous.register()
+    rendezvous_handler_registry.register(BACKEND, OneFolder)
     logs = DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL, tee={0: Std.OUT})
     launcher = LaunchConfig(
         min_nodes=1,
@@ -103,13 +75,13 @@ def start_ranks(
         nproc_per_node=num_ranks,
         logs_specs=logs,
         run_id="pipeline",
-        rdzv_backend=rendezvous.BACKEND,
-        rdzv_endpoint=address,
+        rdzv_backend=BACKEND,
+        rdzv_endpoint=folder,
         max_restarts=max_restarts,
         start_method="forkserver",
         role="",
         log_line_prefix_template="${role_name}",  # rank 0's lines as they are
-        local_addr=host,
+        local_addr="127.0.0.1",
         shutdown_timeout=5,
     )
     with _handlers_restored(), _silenced("torch.distributed.elastic"):
@@ -123,6 +95,43 @@ def start_ranks(
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
+
+
+class OneFolder(RendezvousHandler):
+    """The rendezvous of one agent with itself: its ranks meet in a file of its folder, and no port is opened.
+
+    torchrun's own rendezvous, and every `TCPStore`, listens on all of a machine's addresses and asks nobody who they
+    are; a file in a temporary folder is its owner's alone.
+    """
+
+    use_agent_store = False
+
+    def __init__(self, parameters: RendezvousParameters):
+        self.parameters, self.starts, self.closed = parameters, count(), False
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        """Name a fresh file for each start of the ranks: in an old one they would find ranks that are gone."""
+        file = os.path.join(self.parameters.endpoint, f"store-{next(self.starts)}")
+        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(os.path.abspath(file), 0))
+
+    def is_closed(self) -> bool:
+        return self.closed
+
+    def set_closed(self) -> None:
+        self.closed = True
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return self.parameters.run_id
+
+    def shutdown(self) -> bool:
+        self.closed = True
+        return True
 
 
 @contextmanager

@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from kit.errors import unknown
+from kit.settings import Count, Positive, check
 from kit.train.config import RunConfig
-
-STATISTICS = ("local", "global")
-"""Where batch norms and batch-wise losses take their statistics: on a replica's shard, or on the whole batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """How a run is spread over ranks: nothing of it changes what one replica computes."""
 
-    num_replicas: int = 1
+    num_replicas: Count = 1
     """Replicas of the pipeline, each with a share of every batch."""
 
-    statistics: str = "local"
+    statistics: Literal["local", "global"] = "local"
     """Where batch norms and batch-wise losses take their statistics: on a replica's share, or the whole batch."""
 
-    depth: int = 2
+    depth: Count = 2
     """Signals that may be under way to the next rank before a rank waits for it."""
 
-    timeout: float = 60.0
+    timeout: Positive = 60.0
     """Seconds after which a rank that waits for another gives up."""
 
-    threads: int = 1
-    """Threads of each rank on the processor."""
+    threads: Count | None = None
+    """Threads of each rank on the processor; None shares out the processor's cores."""
 
     def __post_init__(self) -> None:
-        for name in ("num_replicas", "depth", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}, but it has to be at least 1")
-        if not self.timeout > 0:
-            raise ValueError(f"timeout={self.timeout}, but it has to be above 0 seconds")
-        if self.statistics not in STATISTICS:
-            raise unknown("statistics", self.statistics, STATISTICS)
+        check(self)
 
 
 @dataclass(frozen=True)
-class Place:
+class MeshRank:
     """Where a rank stands in the mesh (data, pipe): rank = replica · num_stages + stage."""
 
     rank: int
@@ -65,9 +57,15 @@ class Place:
         return self.stage == self.num_stages - 1
 
 
-def too_many_stages(config: RunConfig, num_stages: int, num_blocks: int) -> str:
-    """Say that there are more stages than blocks."""
-    return (
-        f"num_stages={num_stages}, but {config.method} on {config.backbone} has only {num_blocks} "
-        f"block{'s' * (num_blocks > 1)}; choose 1 to {num_blocks}" + ", or more blocks" * (num_blocks > 1)
-    )
+def check_stages(config: RunConfig, num_stages: int) -> None:
+    """Raise ValueError for fewer than one stage, more than there will be blocks, and runs that cannot be spread."""
+    most = config.most_blocks
+    if config.stagewise:
+        raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
+    if num_stages < 1:
+        raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
+    if num_stages > most:
+        raise ValueError(
+            f"num_stages={num_stages}, but {config.method} on {config.backbone} has only {most} "
+            f"block{'s' * (most > 1)}; choose 1 to {most}" + ", or more blocks" * (most > 1)
+        )

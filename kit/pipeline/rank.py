@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -22,16 +22,22 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from kit.data import Data
+from kit.data import Data, Split
+from kit.files import folder_lock
 from kit.net import Net
-from kit.pipeline import placement, saved
 from kit.pipeline.exceptions import PeerLost, waiting
-from kit.pipeline.options import STATISTICS, Options, Place, too_many_stages
-from kit.pipeline.stage import Stage, hollow, shard_sizes
-from kit.train import build, load_data
-from kit.train.checks import check, only_one
+from kit.pipeline.network import interface_to
+from kit.pipeline.options import MeshRank, Options, check_stages
+from kit.pipeline.placement import place
+from kit.pipeline.ranks import Ranks, all_gather
+from kit.pipeline.replicas import Replicas
+from kit.pipeline.transport import Receiver, Sender
+from kit.train import build, check, checkpoint, load_data, measured_cuts
 from kit.train.config import RunConfig
+from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
+from kit.train.identity import identify
 from kit.train.record import History
+from kit.train.run import Run
 
 
 @record
@@ -41,7 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
     if "RANK" not in os.environ:
         sys.exit("error: start the ranks with torchrun: torchrun --nproc-per-node 2 -m kit.pipeline CONFIG.json")
     _leave_with(os.getppid())
-    torch.set_num_threads(options.threads)
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // ranks_here))
     with joined(config.resolved_device(), options) as device:
         history = train(config, options, device)
         if record_folder and dist.get_rank() == 0:
@@ -50,27 +57,46 @@ def main(arguments: list[str] | None = None) -> None:
 
 def train(config: RunConfig, options: Options, device: torch.device) -> History:
     """Train this rank's blocks, in a process group that exists already, and return the whole run's record."""
-    neighbours = _agree(config, options)
-    place = _place(options)
-    mesh = init_device_mesh(device.type, (place.num_replicas, place.num_stages), mesh_dim_names=("data", "pipe"))
-    data_group = mesh.get_group("data") if place.num_replicas > 1 else None
-    with _waking(neighbours), only_one(config.folder) if place.rank == 0 else nullcontext():
-        if place.rank == 0 and config.folder:
-            saved.sweep(config.folder)
-        loaded = load_data(config) if place.is_first else None
-        known = _from_first(loaded and hollow(loaded))
-        here = placement.fix_cuts(replace(config, device=str(device)), known)
-        net = build(here, known)
-        _check_mesh(net, known, config, options, place)
-        if place.is_first:
+    neighbours, here = _agree(config, options), _place(options)
+    mesh = init_device_mesh(device.type, (here.num_replicas, here.num_stages), mesh_dim_names=("data", "pipe"))
+    replicas = Replicas(mesh.get_group("data"), options.statistics) if here.num_replicas > 1 else None
+    with _waking(neighbours), folder_lock(config.folder) if here.rank == 0 else nullcontext():
+        if here.rank == 0 and config.folder:
+            checkpoint.sweep_drafts(config.folder)
+        loaded = load_data(config) if here.is_first else None
+        data_spec = without_images(all_gather(loaded and describe(loaded), "loading the data")[0])
+        own_device = replace(config, device=str(device))
+        cuts = all_gather(measured_cuts(own_device, data_spec) if here.rank == 0 else None, "choosing the cuts")[0]
+        net = build(own_device, data_spec, cuts)
+        _check_mesh(net, data_spec, config, options, here)
+        if here.is_first:
             check(net, loaded, config)
-        own = placement.place(here, known, most_blocks(net, config), place.num_stages)[place.stage]
-        run = Stage(net, own, loaded or known, config, place, options, data_group)
-        run.cuts = here.cuts
-        run.run()
-        run.export()
-        dist.barrier()
-    return run.history
+        own = place(own_device, data_spec, cuts, here.num_stages)
+        identity = all_gather(identify(net, loaded, config) if here.rank == 0 else None, "comparing nets")[0]
+        if replicas:
+            identity |= {"num_replicas": options.num_replicas, "statistics": options.statistics}
+        ranks = Ranks(here, net, own, replicas)
+        ends = _ends(net, loaded or data_spec, own_device, options, here)
+        history = Run(net, loaded or data_spec, config, identity, ranks=ranks, own=own[here.stage], **ends).run()
+        all_gather(None, "ending the run")
+    return history
+
+
+def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshRank) -> dict:
+    """Return where this rank's signals come from, and where they go."""
+
+    def sizes(split: str, start: int) -> list[int]:
+        batch_size = config.batch_size if split == "train" else EVALUATION_BATCH
+        shards = shard_sizes(data, split, batch_size, here.num_replicas)
+        return [size for shard in shards[start:] if (size := shard[here.replica])]
+
+    if here.is_first:
+        shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
+        source = FromData(net, data, config, shard)
+    else:
+        source = Receiver(here.rank - 1, options.depth, net.device, options.timeout, sizes)
+    sink = NOWHERE if here.is_last else Sender(here.rank + 1, options.depth, options.timeout)
+    return {"source": source, "sink": sink}
 
 
 def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]:
@@ -78,10 +104,10 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
         "torchrun … -m kit.pipeline", description="One rank of a pipeline: as many stages as ranks per replica."
     )
     parser.add_argument("config", metavar="CONFIG.json", type=Path, help="settings of kit.RunConfig, as JSON")
+    kinds = {"statistics": str, "timeout": float}
     for option in fields(Options):
         flag = "--" + option.name.replace("_", "-")
-        choices = STATISTICS if option.name == "statistics" else None
-        parser.add_argument(flag, type=type(option.default), default=option.default, choices=choices)
+        parser.add_argument(flag, type=kinds.get(option.name, int), default=option.default)
     parser.add_argument("--record", metavar="FOLDER", help="where rank 0 writes the record, besides the run's folder")
     given = vars(parser.parse_args(arguments))
     settings, record_folder = json.loads(given.pop("config").read_text()), given.pop("record")
@@ -91,18 +117,21 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
 @contextmanager
 def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
     """Join the other ranks, and give the device to work on: on a machine's GPUs, a rank has its own."""
+    rank, size, address = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
+    timeout = timedelta(seconds=options.timeout)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         if device.index >= torch.cuda.device_count():
             raise ValueError(f"a rank for GPU {device.index}, but this machine has {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
-    if ipaddress.ip_address(socket.gethostbyname(os.environ["MASTER_ADDR"])).is_loopback:
-        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+    local = address.startswith("/")  # `launch` has the ranks meet in a file that only this user can read
+    store = {"store": dist.FileStore(address, size), "rank": rank, "world_size": size} if local else {}
+    if interface := interface_to("127.0.0.1" if local else address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with waiting("joining the other ranks"):
-        dist.init_process_group(backend, timeout=timedelta(seconds=options.timeout))
+        dist.init_process_group(backend, timeout=timeout, **store)
     yield device
     dist.destroy_process_group()  # only after success: a rank that failed leaves at once
 
@@ -120,18 +149,16 @@ def _leave_with(parent: int) -> None:
 
 def _agree(config: RunConfig, options: Options) -> list[int]:
     """Raise ValueError on every rank unless all were started with the same settings; return this machine's ranks."""
-    mine = asdict(config) | asdict(options) | {"torch": torch.__version__}
-    mine = {name: json.loads(json.dumps(value)) for name, value in mine.items() if name != "root"}
-    given: list = [None] * dist.get_world_size()
-    with waiting("comparing settings with all ranks"):
-        dist.all_gather_object(given, (mine, socket.gethostname(), os.getpid()))
-    given, hosts, pids = zip(*given, strict=True)
-    for rank, other in enumerate(given):
-        names = sorted(name for name in {*other, *given[0]} if other.get(name) != given[0].get(name))
+    settings = config.plain() | asdict(options) | {"torch": torch.__version__}
+    mine = {name: value for name, value in settings.items() if name != "root"}
+    given = all_gather([mine, socket.gethostname(), os.getpid()], "comparing settings")
+    first = given[0][0]
+    for rank, (other, _, _) in enumerate(given):
+        names = sorted(name for name in {*other, *first} if other.get(name) != first.get(name))
         if names:
-            listed = ", ".join(f"{name}={other.get(name)!r} there, {given[0].get(name)!r} on rank 0" for name in names)
+            listed = ", ".join(f"{name}={other.get(name)!r} there, {first.get(name)!r} on rank 0" for name in names)
             raise ValueError(f"rank {rank} was started with other settings: {listed}. Start all ranks with the same")
-    return [pid for host, pid in zip(hosts, pids, strict=True) if host == socket.gethostname()]
+    return [pid for _, host, pid in given if host == socket.gethostname()]
 
 
 @contextmanager
@@ -146,37 +173,47 @@ def _waking(neighbours: list[int]) -> Iterator[None]:
         raise
 
 
-def _place(options: Options) -> Place:
+def _place(options: Options) -> MeshRank:
     world = dist.get_world_size()
     if world % options.num_replicas:
         raise ValueError(
             f"num_replicas={options.num_replicas} with {world} ranks: every replica needs as many; "
             f"choose a divisor of {world}"
         )
-    return Place(dist.get_rank(), world // options.num_replicas, options.num_replicas)
+    return MeshRank(dist.get_rank(), world // options.num_replicas, options.num_replicas)
 
 
-def _from_first(known: Data | None) -> Data:
-    """Return what rank 0 knows of the dataset."""
-    told = [known]
-    with waiting("waiting for rank 0 to load the data"):
-        dist.broadcast_object_list(told, 0)
-    return told[0]
+def describe(loaded: Data) -> dict:
+    """Return, as plain JSON values, what ranks without images have to know of a dataset."""
+    spec = {name: getattr(loaded, name) for name in ("name", "shape", "classes", "augmentation", "view_shapes")}
+    spec |= {"mean": loaded.mean.tolist(), "std": loaded.std.tolist(), "views": dict.fromkeys(loaded.views)}
+    return spec | {split: len(getattr(loaded, split)) for split in ("train", "val", "test")}
 
 
-def most_blocks(net: Net, config: RunConfig) -> int:
-    """Return how many blocks the net may have in the end."""
-    return config.growth.max_blocks if config.growth else len(net)
+def without_images(spec: dict) -> Data:
+    """Return the dataset that `describe` tells of: shapes and sizes, but no image and no label."""
+    known = {name: torch.tensor(spec[name]) for name in ("mean", "std")}
+    for split in ("train", "val", "test"):
+        images = torch.empty(spec[split], *spec["shape"], dtype=torch.uint8, device="meta")
+        known[split] = Split(images, torch.empty(spec[split], dtype=torch.int64, device="meta"))
+    known |= {"shape": tuple(spec["shape"]), "classes": tuple(spec["classes"])}
+    return Data(**spec | known)
 
 
-def _check_mesh(net: Net, known: Data, config: RunConfig, options: Options, place: Place) -> None:
-    if place.num_stages > most_blocks(net, config):
-        raise ValueError(too_many_stages(config, place.num_stages, most_blocks(net, config)))
-    smallest = min(min(shards) for shards in shard_sizes(known, "train", config.batch_size, place.num_replicas))
+def _check_mesh(net: Net, data_spec: Data, config: RunConfig, options: Options, here: MeshRank) -> None:
+    check_stages(config, here.num_stages)
+    smallest = min(min(shards) for shards in shard_sizes(data_spec, "train", config.batch_size, here.num_replicas))
     least = 2 if net.uses_batch_statistics and options.statistics == "local" else 1
     if smallest < least:
         raise ValueError(
-            f"num_replicas={place.num_replicas} with batch_size={config.batch_size} and {len(known.train)} training "
+            f"num_replicas={here.num_replicas} with batch_size={config.batch_size} and {len(data_spec.train)} training "
             f"images leaves {smallest} of some batch to a replica, but each needs {least}; choose fewer replicas or "
             "another batch_size or limit"
         )
+
+
+def shard_sizes(loaded: Data, split: str, batch_size: int, num_replicas: int) -> list[list[int]]:
+    """Return how many samples of each batch go to each replica; batches as `Data.batches` makes them."""
+    count, num_batches = len(getattr(loaded, split)), loaded.num_batches(split, batch_size)
+    sizes = [min(batch_size, count - start) for start in islice(range(0, count, batch_size), num_batches)]
+    return [[size // num_replicas + (r < size % num_replicas) for r in range(num_replicas)] for size in sizes]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from kit import data, seeds
 from kit.backbones import backbone
@@ -12,11 +13,11 @@ from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
 from kit.splitting import paper_cuts
-from kit.splitting.split import split
+from kit.splitting.split import choose, split
 from kit.train import checkpoint
 from kit.train.config import RunConfig
 from kit.train.ends import FromData
-from kit.train.identity import identify, net_fingerprint
+from kit.train.identity import identify, net_fingerprint, with_known_folder
 from kit.train.record import History
 from kit.train.run import Run
 from kit.train.stagewise import FromFinished
@@ -37,15 +38,18 @@ def load_data(config: RunConfig) -> data.Data:
     return data.load(config)
 
 
-def build(config: RunConfig, loaded: data.Data) -> Net:
-    """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method."""
-    model = model_of(config, loaded)
+def build(config: RunConfig, loaded: data.Data, cuts: Sequence[str] | None = None) -> Net:
+    """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method.
+
+    `cuts` are the cut points that `measured_cuts` found, for a config whose cuts take a measurement.
+    """
     device = config.resolved_device()
-    example = torch.zeros(2, *loaded.shape, device=device)
-    examples = {"x": example} | {v: torch.zeros(2, *shape, device=device) for v, shape in loaded.view_shapes.items()}
+    examples = {"x": loaded.shape, **loaded.view_shapes}
+    examples = {name: torch.zeros(2, *shape, device=device) for name, shape in examples.items()}
+    cuts = measured_cuts(config, loaded) if cuts is None else list(cuts)
     balance, at = paper_cuts.find(config.cuts, config.backbone, config.num_blocks)
     net = decouple(
-        split(model, config.num_blocks, example, balance=balance, at=at),
+        split(_model(config, loaded), config.num_blocks, examples["x"], balance=balance, at=cuts or at),
         config.method,
         loaded.num_classes,
         examples,
@@ -57,11 +61,21 @@ def build(config: RunConfig, loaded: data.Data) -> Net:
         start=config.growth and config.growth.start,
         **config.options,
     )
-    net.origin = config.net_content() | {"fingerprint": net_fingerprint(net)}
+    net.cuts, net.origin = cuts, config.net_content() | {"fingerprint": net_fingerprint(net)}
     return net
 
 
-def model_of(config: RunConfig, loaded: data.Data) -> torch.nn.Module:
+def measured_cuts(config: RunConfig, loaded: data.Data) -> list[str] | None:
+    """Return the names of the cut points, if they take a measurement. A run that goes on keeps those it began with."""
+    if config.cuts != "time" or config.num_blocks == 1:
+        return None
+    if config.folder and (path := checkpoint.latest(config.folder)):
+        return checkpoint.load(path, ["run"])[0]["cuts"]
+    example = torch.zeros(min(config.batch_size, 32), *loaded.shape, device=config.resolved_device())
+    return choose(_model(config, loaded), config.num_blocks, example, "time")
+
+
+def _model(config: RunConfig, loaded: data.Data) -> nn.Module:
     """Return the config's backbone for that data, whole, on its device."""
     channels, *_, side = loaded.shape
     with seeds.seeded(config.seed, "backbone"):
@@ -79,7 +93,7 @@ def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int,
     ValueError for a net, data and settings that cannot train together, and for a folder of another run.
     """
     check(net, loaded, config)
-    identity, config = identify(net, loaded, config)
+    config, identity = with_known_folder(net, loaded, config), identify(net, loaded, config)
     with folder_lock(config.folder):
         if config.folder:
             checkpoint.sweep_drafts(config.folder)

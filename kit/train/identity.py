@@ -29,27 +29,32 @@ def net_fingerprint(net: Net) -> str:
     return f"{len(net)} blocks, {digest.hexdigest()}"
 
 
-def identify(net: Net, loaded: Data, config: RunConfig) -> tuple[dict, RunConfig]:
-    """Return what the run is, as plain JSON values, and the config with its folder decided.
+def identify(net: Net, loaded: Data, config: RunConfig) -> dict:
+    """Return what the run is, as plain JSON values: its settings, and a fingerprint of its data and of its net.
 
-    A net keeps the fingerprint it had at its first run: one that goes on in the same process is the same net. For data
-    or a net that did not come from the config there is no folder unless one is named, with a warning: "auto" names
-    folders by settings, which say nothing of them.
+    A net keeps the fingerprint it had at its first run: one that goes on in the same process is the same net.
     """
     net.fingerprint = net.fingerprint or net_fingerprint(net)
-    of_data = loaded.fingerprint()
+    sizes = ", ".join(str(len(split)) for split in (loaded.train, loaded.val, loaded.test))
+    data = f"{loaded.name}, {sizes} samples, {loaded.fingerprint()}"
+    return config.identity() | {"data": data, "net": net.fingerprint}
+
+
+def with_known_folder(net: Net, loaded: Data, config: RunConfig) -> RunConfig:
+    """Return the config, without the folder that "auto" names if the net or the data did not come from the config.
+
+    That name tells of settings, which say nothing of own data or an own net: a stale result would come back under it.
+    """
     pairs = {
-        "data": (loaded.origin, config.data_content() | {"fingerprint": of_data}),
-        "net": (net.origin, config.net_content() | {"fingerprint": net.fingerprint}),
+        "data": (loaded.origin, config.data_content() | {"fingerprint": loaded.fingerprint()}),
+        "net": (net.origin, config.net_content() | {"fingerprint": net.fingerprint or net_fingerprint(net)}),
     }
     own = [what for what, (origin, expected) in pairs.items() if origin != expected]
-    if own and config.output == "auto":
-        warnings.warn(
-            f"nothing of this run is kept on disk: its {' and '.join(own)} did not come from the config, which names "
-            "the folder. Name one with output= to keep record and checkpoints",
-            stacklevel=3,
-        )
-        config = replace(config, output=None)
-    sizes = ", ".join(str(len(split)) for split in (loaded.train, loaded.val, loaded.test))
-    names = {"data": f"{loaded.name}, {sizes} samples, {of_data}", "net": net.fingerprint}
-    return config.identity() | names, config
+    if not own or config.output != "auto":
+        return config
+    warnings.warn(
+        f"nothing of this run is kept on disk: its {' and '.join(own)} did not come from the config, which names the "
+        "folder. Name one with output= to keep record and checkpoints",
+        stacklevel=3,
+    )
+    return replace(config, output=None)

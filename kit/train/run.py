@@ -191,15 +191,15 @@ class Run:
             step = self.epoch * self.num_batches + self.batch
             own = {"position": [self.epoch, self.batch], "best": self.best, "random_state": torch.get_rng_state()}
             own |= {"rows": self.history.rows, "cost_rows": self.history.cost_rows, "computed": self._computed()}
-            self._save(
-                f"step-{step:08}", lambda b: {"training": b.training_state(), "sums": self.sums.get(b.index, {})}, own
-            )
+            sums = self.sums
+            self._save(f"step-{step:08}", lambda b: b.training_state() | {"sums": sums.get(b.index, {})}, own)
 
     def _save(self, name: str, state: Callable[[Block], dict], own: dict) -> None:
         self.ranks.settle(self.net)
         states = {f"block{block.index}": state(block) for block in self.blocks} if self.ranks.writes else {}
         if self.ranks.is_main:
-            states["run"] = {"identity": self.identity, "num_blocks": len(self.net), **own}
+            run = {"identity": self.identity, "num_blocks": len(self.net), "cuts": self.net.cuts}
+            states["run"] = run | own
         checkpoint.save(self.config.folder, name, states, self.ranks)
 
     def _save_record(self) -> None:
@@ -220,7 +220,7 @@ class Run:
             self._add_block()
         blocks = checkpoint.load(path, [f"block{block.index}" for block in self.blocks], self.device)
         for block, own in zip(self.blocks, blocks, strict=True):
-            block.load_training_state(own["training"])
+            block.load_training_state(own)
             self.sums[block.index] = own["sums"]
         torch.set_rng_state(state["random_state"])
         (self.epoch, self.batch), self.best = state["position"], state["best"]
@@ -228,7 +228,7 @@ class Run:
         self.history.cost_rows = [tuple(row) for row in state["cost_rows"]]
 
     def _computed(self) -> dict:
-        """Return what decides the bits beside the settings: what "auto" became, and in how many parts sums are taken."""
+        """Return what decides the bits beside the settings: what "auto" became, and into how many parts sums fall."""
         dtype = next((block.autocast_dtype for block in self.net), None)
         return {"precision": "bf16" if dtype == torch.bfloat16 else "fp32", "threads": torch.get_num_threads()}
 

@@ -18,21 +18,21 @@ import kit
 from kit.pipeline import rank
 from kit.pipeline.launch import start_ranks
 from kit.pipeline.options import Options
-from kit.pipeline.stage import Stage
 from kit.train import build
+from kit.train.run import Run
 
 ROOT = Path(__file__).parents[2]
 
 
 def on_ranks(function, num_ranks, folder, **arguments):
     """Run `function(**arguments)` of this file in `num_ranks` forked processes, and return when all are done."""
-    start_ranks(_run, (function, arguments), num_ranks, 0, "127.0.0.1:0", str(folder))
+    start_ranks(_run, (function, arguments), num_ranks, 0, str(folder))
 
 
 def as_programs(function, num_ranks, folder, **arguments):
     """Do so in Python programs, as `launch` starts them: the launcher then knows every failure, not only the first."""
     command = ["-m", __name__, function.__name__, json.dumps(arguments)]
-    start_ranks(sys.executable, command, num_ranks, 0, "127.0.0.1:0", str(folder))
+    start_ranks(sys.executable, command, num_ranks, 0, str(folder))
 
 
 def _run(function, arguments):
@@ -41,9 +41,9 @@ def _run(function, arguments):
     function(**arguments)
 
 
-def with_dropout(config, known):
+def with_dropout(config, data_spec, cuts=None):
     """Return the config's net with dropout at the end of every stage."""
-    net = build(config, known)
+    net = build(config, data_spec, cuts)
     for block in net:
         for k, stage in enumerate(block.body):
             block.body[k] = nn.Sequential(stage, nn.Dropout(0.3))
@@ -110,8 +110,8 @@ def refusals(cases, store):
 def poisoned(settings, step):
     """The last block's loss becomes NaN in that step."""
 
-    def build_poisoned(config, known):
-        net = build(config, known)
+    def build_poisoned(config, data_spec, cuts=None):
+        net = build(config, data_spec, cuts)
         last = net[-1]
         loss = last.objective.loss
 
@@ -129,17 +129,17 @@ def poisoned(settings, step):
 def full_disk(settings, step):
     """From that step on, rank 1 can write no file."""
 
-    class Full(Stage):
-        def save(self):
+    class Full(Run):
+        def _save(self, name, state, own):
             full = self.batch >= step and os.environ["RANK"] == "1"
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (0 if full else resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             try:
-                super().save()
+                super()._save(name, state, own)
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
-    rank.Stage = Full
+    rank.Run = Full
     _train(settings)
 
 

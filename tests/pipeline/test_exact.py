@@ -60,10 +60,17 @@ def test_many_processes_give_what_one_gives(name, finished, tmp_path):
 
 def assert_same_state(one, other):
     """Weights, running statistics, optimizers, step counts; of the end and of the best epoch."""
-    mine, theirs = (torch.load(folder / checkpoint.LATEST, weights_only=True) for folder in (one, other))
-    assert_equal(mine["blocks"], theirs["blocks"])
-    assert mine["position"] == theirs["position"]
-    assert_equal(*(torch.load(folder / checkpoint.BEST, weights_only=True)["net"] for folder in (one, other)))
+    (mine, position), (theirs, there) = (state_of(folder) for folder in (one, other))
+    assert_equal(mine, theirs)
+    assert position == there
+    assert_equal(*(checkpoint.weights(folder, "best") for folder in (one, other)))
+
+
+def state_of(folder):
+    """Return what every block keeps for going on, first to last, and the run's position."""
+    path = checkpoint.latest(folder)
+    (run,) = checkpoint.load(path, ["run"])
+    return checkpoint.load(path, [f"block{k}" for k in range(run["num_blocks"])]), run["position"]
 
 
 def assert_equal(a, b, where="state"):

@@ -14,8 +14,9 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 import kit
-from kit.pipeline import PipelineFailed, launch, saved
-from kit.pipeline.launch import _explain
+from kit.pipeline import PipelineFailed, launch
+from kit.pipeline.launch import _explain, start_ranks
+from kit.train import checkpoint
 from tests.pipeline.ranks import ROOT, as_programs, full_disk, on_ranks, poisoned, refusals
 from tests.pipeline.test_exact import SETTINGS
 from tests.pipeline.test_restart import RUN, Killer, assert_whole, config, ranks, undisturbed  # noqa: F401
@@ -30,9 +31,10 @@ GREEDY = SETTINGS | {"method": "greedy", "output": None}
         ({"method": "bp"}, {"num_stages": 2}, "num_stages=2, but bp on mlp has only 1 block; choose 1 to 1"),
         ({}, {"num_stages": 0}, "num_stages=0.*at least 1"),
         ({}, {"depth": 0}, "depth=0.*at least 1"),
-        ({}, {"timeout": 0}, "timeout=0.*above 0"),
+        ({}, {"threads": "2"}, "threads='2', but it has to be a whole number of at least 1, or None"),
+        ({}, {"stages": 2}, "unknown option of launch: 'stages'"),
+        ({}, {"timeout": 0}, "timeout=0, but it has to be a positive number"),
         ({}, {"statistics": "globl"}, "unknown statistics 'globl': did you mean 'global'"),
-        ({}, {"address": "127.0.0.1"}, "address='127.0.0.1'.*host:port"),
     ],
 )
 def test_refused_before_anything_starts(changes, options, message):
@@ -40,14 +42,6 @@ def test_refused_before_anything_starts(changes, options, message):
     with pytest.raises(ValueError, match=message):
         launch(kit.RunConfig(**GREEDY | changes), **options)
     assert time.monotonic() - begun < 1
-
-
-def test_a_port_in_use():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=f"address='127.0.0.1:{port}' cannot be listened at.*choose another port"):
-            launch(kit.RunConfig(**GREEDY), address=f"127.0.0.1:{port}")
-    assert not ranks()
 
 
 def test_what_the_ranks_refuse_together(tmp_path):
@@ -72,7 +66,7 @@ def test_nan_on_one_rank_stops_all_and_the_last_checkpoint_stands(tmp_path, undi
     ):
         as_programs(poisoned, 2, tmp_path, settings=settings, step=7)
     assert not ranks()
-    assert saved.latest(folder / saved.FOLDER, "step").name == "step-00000006"
+    assert checkpoint.latest(folder).name == "step-00000006"
     launch(config(folder), num_stages=2, threads=1)
     assert_whole(folder, undisturbed)
 
@@ -85,7 +79,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, undisturbed):  # noqa:
         as_programs(full_disk, 2, tmp_path, settings=settings, step=6)
     message = str(failed.value)
     assert "step-00000006 could not be written by rank 1" in message and "last complete one is" in message
-    assert [path.name for path in (folder / saved.FOLDER).iterdir()] == ["step-00000004"]
+    assert [path.name for path in (folder / "checkpoint").iterdir()] == ["step-00000004"]
     launch(config(folder), num_stages=2, threads=1)
     assert_whole(folder, undisturbed)
 
@@ -106,7 +100,7 @@ def test_only_loopback_listens_and_nobody_outlives_the_caller(tmp_path):
     code = f"import kit, json; from kit.pipeline import launch; launch(kit.RunConfig(**json.loads({settings!r})))"
     caller = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.DEVNULL)
     me = psutil.Process(caller.pid)
-    _until(lambda: saved.latest(tmp_path / saved.FOLDER, "step"), 90)
+    _until(lambda: checkpoint.latest(tmp_path), 90)
     family = [me, *me.children(recursive=True)]
     listening = [c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
     assert len(family) >= 3 and listening
@@ -124,7 +118,7 @@ def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
         port = free.getsockname()[1]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
-    command = [*torchrun, "-m", "kit.pipeline", str(tmp_path / "config.json"), "--timeout", "60"]
+    command = [*torchrun, "-m", "kit.pipeline", str(tmp_path / "config.json"), "--timeout", "60", "--threads", "1"]
     agents = [
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ)
         for _ in range(2)
@@ -147,11 +141,11 @@ def test_a_rank_that_was_ended_while_it_failed_is_heard(tmp_path):
     assert _explain(failures, tmp_path) == "rank 0: PeerLost: waited 15 s\nrank 1: PeerLost: closed"
 
 
-def test_launch_gives_signal_handlers_back():
+def test_launch_gives_signal_handlers_back(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert threading.current_thread() is threading.main_thread()
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError):
-        launch(kit.RunConfig(**GREEDY), address=f"127.0.0.1:{taken.getsockname()[1]}")
+    with pytest.raises(PipelineFailed):
+        start_ranks(sys.executable, ["-c", "raise SystemExit(3)"], 1, 0, str(tmp_path))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -1,14 +1,12 @@
 """Replicas that share a batch: the whole batch's step with global statistics, a shard's with local ones."""
 
 import pytest
-import torch
 
 import kit
-from kit.pipeline.options import Place
-from kit.pipeline.stage import shard_sizes
-from kit.train import checkpoint
+from kit.pipeline.options import MeshRank
+from kit.pipeline.rank import shard_sizes
 from tests.pipeline.ranks import in_float64, on_ranks, run_all
-from tests.pipeline.test_exact import SETTINGS, assert_equal
+from tests.pipeline.test_exact import SETTINGS, assert_equal, state_of
 
 COMMON = SETTINGS | {"optimizer": "sgd", "lr": 0.02, "batch_size": 61}  # odd, so that shares of a batch differ
 LONG = {
@@ -54,7 +52,7 @@ def test_an_epoch_with_global_statistics_differs_by_rounding_alone(tmp_path):
 
 def assert_near(many, one, history, tolerance):
     """Two runs' weights, running statistics and losses are that near."""
-    blocks = [torch.load(folder / checkpoint.LATEST, weights_only=True)["blocks"] for folder in (one, many)]
+    blocks = [state_of(folder)[0] for folder in (one, many)]
     worst = 0.0
     for mine, theirs in zip(*blocks, strict=True):
         assert mine["module"].keys() == theirs["module"].keys()
@@ -76,10 +74,8 @@ def test_local_statistics_are_another_computation(name, finished):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_pipeline_changes_no_bit_of_what_replicas_compute(name, finished):
-    one, two = (
-        torch.load(finished / f"{name}-{kind}" / checkpoint.LATEST, weights_only=True) for kind in ("thin", "global")
-    )
-    assert_equal(one["blocks"], two["blocks"])
+    one, two = (state_of(finished / f"{name}-{kind}")[0] for kind in ("thin", "global"))
+    assert_equal(one, two)
 
 
 def test_shards_make_up_the_batch():
@@ -89,4 +85,4 @@ def test_shards_make_up_the_batch():
 
 
 def test_places_in_the_mesh():
-    assert [(Place(r, 2, 2).replica, Place(r, 2, 2).stage) for r in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(MeshRank(r, 2, 2).replica, MeshRank(r, 2, 2).stage) for r in range(4)] == [(0, 0), (0, 1), (1, 0), (1, 1)]

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import kit
-from kit.pipeline import PipelineFailed, launch, saved
+from kit.pipeline import PipelineFailed, launch
+from kit.train import checkpoint
 from tests.pipeline.test_exact import SETTINGS, assert_same_state
 
 KILLS = int(os.environ.get("KIT_KILLS", 2))  # 10 for the long version
 RUN = SETTINGS | {"method": "greedy", "checkpoint_steps": 2, "optimizer": "sgd", "lr": 0.05, "epochs": max(3, KILLS)}
-FILES = {".lock", "best.pt", "checkpoint.pt", "config.json", "costs.parquet", "history.parquet"}
+FILES = {".lock", "checkpoint", "config.json", "costs.parquet", "history.parquet"}
 
 
 def config(folder):
@@ -55,7 +56,7 @@ class Killer(threading.Thread):
             self.hit.append((rank, self.newest().name))
 
     def newest(self):
-        return saved.latest(self.folder / saved.FOLDER, "step")
+        return checkpoint.latest(self.folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def assert_whole(folder, undisturbed):
     tables = [kit.History.load(path).table for path in (undisturbed, folder)]
     pd.testing.assert_frame_equal(*tables, check_exact=True)
     assert {path.name for path in folder.iterdir()} == FILES
+    assert not [path.name for path in (folder / "checkpoint").iterdir() if path.name.startswith(".")]
     assert not ranks()
 
 
@@ -95,6 +97,6 @@ def test_a_run_goes_on_with_fewer_ranks(tmp_path, undisturbed):
             launch(config(tmp_path), num_stages=num_stages, threads=1)
         assert time.monotonic() - begun < 60
         assert not ranks()
-        assert saved.latest(tmp_path / saved.FOLDER, "step")
+        assert checkpoint.latest(tmp_path)
     launch(config(tmp_path), num_stages=1, threads=1)
     assert_whole(tmp_path, undisturbed)

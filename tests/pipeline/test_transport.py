@@ -59,19 +59,20 @@ class Transfer:
 
 
 def test_no_more_signals_are_under_way_than_depth_allows(monkeypatch):
-    log, told = [], []
+    log, sent = [], []
     monkeypatch.setattr(dist, "isend", lambda data, to: Transfer(log))
-    monkeypatch.setattr(dist, "send_object_list", lambda objects, to, device: told.append(objects))
+    monkeypatch.setattr(dist, "send", lambda data, to: sent.append(data))
     sender = Sender(to=1, depth=2, timeout=1.0)
     for size in (4, 4, 4, 4, 3):
-        sender.send(Signal(torch.randn(size, 6), Y[:size]), "train")
+        sender.put(Signal(torch.randn(size, 6), Y[:size]))
     under_way = torch.tensor(log).cumsum(0)
     assert under_way.max() == 2 * 2  # two tensors each
-    assert len(told) == 2, "shapes are told once per size of batch"
+    assert len(sent) == 2 * 2, "shapes are told once per size of batch: how long, and what"
+    with pytest.raises(ValueError, match="signals of one batch size differ"):
+        sender.put(Signal(torch.randn(4, 7), Y))
     sender.drain()
     assert sum(log) == 0
-    with pytest.raises(ValueError, match="signals of one batch size differ"):
-        sender.send(Signal(torch.randn(4, 7), Y), "train")
+    sender.put(Signal(torch.randn(4, 7), Y))  # another pass
 
 
 def test_a_lost_peer_is_named():
