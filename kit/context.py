@@ -101,8 +101,9 @@ class ExtraView(nn.Module):
 
     def __init__(self, name: str, shape: Shape, view: Shape | nn.Module, inner: nn.Module | None = None):
         super().__init__()
+        shape = Shape(shape)
         self.name, self.inner, self.axis = name, inner, shape.axis + 1
-        self.encoder = view if isinstance(view, nn.Module) else view_encoder(view, shape)
+        self.encoder = view if isinstance(view, nn.Module) else view_encoder(Shape(view), shape)
         width = shape.channels
         self.mix = nn.Conv2d(2 * width, width, 1) if self.axis == 1 and shape.is_map else nn.Linear(2 * width, width)
 

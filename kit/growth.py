@@ -129,7 +129,7 @@ class Growth:
     """The view that the first, second, … new block sees besides; None is none."""
 
     def __post_init__(self) -> None:
-        check(self)
+        check(self, "grow ")
 
     def num_blocks(self, accuracies: Sequence[float]) -> int:
         """Return how many blocks there are after these epochs, from the last exit's validation accuracy in each."""

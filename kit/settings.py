@@ -37,10 +37,10 @@ def one_of(kind: str, allowed: Callable[[], Iterable[str]]) -> Any:
     return Annotated[str, AfterValidator(known), Field(description=f"the name of a {kind}")]
 
 
-def check(settings: Any) -> None:
-    """Raise ValueError unless every field of the dataclass is what its annotation says."""
+def check(settings: Any, prefix: str = "") -> None:
+    """Raise ValueError unless every field of the dataclass is what its annotation says; `prefix` goes before names."""
     for name, adapter in _adapters(type(settings)).items():
-        confirm(name, getattr(settings, name), *adapter)
+        confirm(prefix + name, getattr(settings, name), *adapter)
 
 
 def confirm(name: str, value: object, adapter: TypeAdapter, hint: Any) -> None:
@@ -51,8 +51,9 @@ def confirm(name: str, value: object, adapter: TypeAdapter, hint: Any) -> None:
         for details in error.errors():
             if isinstance(cause := details.get("ctx", {}).get("error"), ValueError):
                 raise cause from None  # a rule of ours, in its own words
-        if get_origin(hint) is Literal and isinstance(value, str):
-            raise unknown(name, value, get_args(hint)) from None
+        for part in (hint, *get_args(hint)):
+            if get_origin(part) is Literal and isinstance(value, str):
+                raise unknown(name, value, get_args(part)) from None
         raise ValueError(f"{name}={value!r}, but it has to be {expected(hint)}") from None
 
 

@@ -56,7 +56,7 @@ def test_isolation(method, k):
         pytest.skip("backprop has one block")
     signal = net.signal(*batch())
     for block in net.blocks[:k]:
-        signal = block.hand_on(signal, block(signal))
+        signal = block.next_signal(signal, block(signal))
     before = [snapshot(block) for block in net]
     out = net[k].step(signal)
     assert not out.h.requires_grad
@@ -77,7 +77,7 @@ def test_a_blocks_loss_reaches_all_of_its_body_and_nothing_before_it(method):
         for other in net:
             gradients = torch.autograd.grad(total, list(other.body.parameters()), retain_graph=True, allow_unused=True)
             assert [g is not None for g in gradients] == [other is block] * len(gradients)
-        signal = block.hand_on(signal, h)
+        signal = block.next_signal(signal, h)
 
 
 def test_probes_of_backprop_learn_and_never_teach():
@@ -208,15 +208,15 @@ def test_al_meets_the_label_half_way_and_answers_on_its_way_back():
         assert torch.autograd.grad(terms["association"], labels, retain_graph=True, allow_unused=True) == (None,) * 4
         body = list(block.body.parameters())
         assert set(torch.autograd.grad(terms["decoding"], body, allow_unused=True)) == {None}
-        signal, before = block.hand_on(signal, h), code.detach()
+        signal, before = block.next_signal(signal, h), code.detach()
         assert torch.equal(signal.target, before)
         assert not signal.target.requires_grad
     net.eval()
-    (one,), signal = net[0].exits(net.signal(x, y))
-    (two,), _ = net[1].exits(signal)
+    visit_one, visit_two, *_ = net.walk(net.signal(x, y))
+    one, two = visit_one.logits(), visit_two.logits()
     first, second = net[0].objective, net[1].objective
     assert torch.allclose(one, first.decoder(first.bridge(net[0](net.signal(x, y)))))
-    back = second.decoder(second.bridge(net[1](signal)))
+    back = second.decoder(second.bridge(net[1](visit_one.after)))
     assert torch.allclose(two, first.decoder(back), atol=1e-6)
 
 
@@ -321,8 +321,8 @@ def test_context_adds_what_its_encoders_make_of_earlier_signals():
     net = make("greedy", context="R1E").eval()
     signal = net.signal(*batch())
     first = net[0](signal)
-    second = net[0].hand_on(signal, first)
-    third = net[1].hand_on(second, net[1](second))
+    second = net[0].next_signal(signal, first)
+    third = net[1].next_signal(second, net[1](second))
     assert torch.equal(third.x, signal.x)
     assert torch.equal(third.context[0], first)
     own = net[2].context

@@ -7,8 +7,7 @@ import torch
 import kit
 from kit import pipeline
 from kit.signal import Signal
-from kit.train import build, load_data, stagewise
-from kit.train.checkpoint import LATEST
+from kit.train import build, checkpoint, load_data, stagewise
 
 SETTINGS = {
     "backbone": "mlp",
@@ -30,7 +29,7 @@ def config(folder=None, **changes):
 
 
 def weights(folder):
-    return torch.load(folder / LATEST, weights_only=True)["blocks"]
+    return checkpoint.weights(folder, "step")
 
 
 def same(a, b):
@@ -68,7 +67,7 @@ def test_what_is_kept_is_what_the_blocks_before_give(tmp_path):
     (x, y), *_ = loaded.batches("train", 64)
     expected = stagewise.through(net.blocks[:2], net.signal(x, y))
     halves = [stagewise.through(net.blocks[:2], net.signal(x[i : i + 32], y[i : i + 32])) for i in (0, 32)]
-    kept = stagewise.Outputs(2, iter(halves), 64, tmp_path).take(torch.arange(64), torch.device("cpu"))
+    kept = stagewise.Outputs(net[2], iter(halves), 64, tmp_path).take(torch.arange(64), torch.device("cpu"))
     for name in ("h", "y", "x", "target"):
         assert torch.allclose(getattr(kept, name), getattr(expected, name), atol=1e-6)
     assert len(kept.context) == len(expected.context) == 1
@@ -78,8 +77,7 @@ def test_what_is_kept_is_what_the_blocks_before_give(tmp_path):
 def test_one_block_is_the_usual_run(tmp_path):
     for name, value in (("usual", False), ("stagewise", True)):
         kit.run(config(tmp_path / name, num_blocks=1, context="none", augment="shift", stagewise=value))
-    usual, other = weights(tmp_path / "usual"), weights(tmp_path / "stagewise")
-    assert same([usual[0]["module"]], [other[0]["module"]])
+    assert same([weights(tmp_path / "usual")], [weights(tmp_path / "stagewise")])
 
 
 def test_a_run_stopped_in_a_stage_ends_as_one_that_was_not(tmp_path):
@@ -93,15 +91,14 @@ def test_a_run_stopped_in_a_stage_ends_as_one_that_was_not(tmp_path):
         kit.run(config(tmp_path / "stopped"), stop)
     again = kit.run(config(tmp_path / "stopped"))
     pd.testing.assert_frame_equal(whole.table, again.table, check_exact=True)
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "stopped")
-    assert same([b["module"] for b in one], [b["module"] for b in other])
+    assert same([weights(tmp_path / "whole")], [weights(tmp_path / "stopped")])
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(stagewise, "memory_left", lambda: 0)
     signal = Signal(torch.zeros(1, 2**20), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"one block's outputs for 1000000000 images take .* GiB left: choose"):
-        stagewise.Outputs(1, iter([signal]), 10**9, tmp_path)
+        stagewise.Outputs(None, iter([signal]), 10**9, tmp_path)
 
 
 def test_the_pipeline_refuses():

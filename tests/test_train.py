@@ -4,7 +4,7 @@ import multiprocessing
 import random
 import signal
 import time
-from pathlib import Path
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ from torch import nn
 import kit
 from kit.data import Data, Split
 from kit.train import build, checkpoint, load_data
-from kit.train.run import evaluate
+from kit.train.run import Run, evaluate
 
 SETTINGS = dict(
     backbone="mlp",
@@ -34,15 +34,15 @@ def config(folder=None, **changes):
     return kit.RunConfig(**(SETTINGS | changes), output=folder and str(folder))
 
 
-def weights(folder):
-    state = torch.load(Path(folder) / checkpoint.LATEST, weights_only=True)
-    return [block["module"] for block in state["blocks"]]
+def assert_same_weights(a, b, kind="step"):
+    mine, theirs = (checkpoint.weights(folder, kind) for folder in (a, b))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-def assert_same_weights(a, b):
-    for mine, theirs in zip(weights(a), weights(b), strict=True):
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+def run_of(folder, kind="step"):
+    """Return what the newest checkpoint in `folder` keeps of the run itself."""
+    return checkpoint.load(checkpoint.latest(folder, kind), ["run"])[0]
 
 
 def test_a_run_learns_digits_and_repeats_itself(tmp_path):
@@ -60,12 +60,12 @@ def test_the_record_on_disk_is_the_record(tmp_path):
     history = kit.run(config(tmp_path))
     loaded = kit.History.load(tmp_path)
     pd.testing.assert_frame_equal(loaded.table, history.table)
-    assert loaded.config == config().identity()
+    assert loaded.config.items() >= config().identity().items()
     assert loaded.versions["torch"] == torch.__version__.split("+")[0]
     assert set(history.table["metric"]) == {"invariance", "variance", "covariance", "ce", "accuracy"}
     assert history.table["block"].min() == 1
     assert history.costs["value"].gt(0).all()
-    assert not list(tmp_path.glob(".*.pt")), "a temporary file was left behind"
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(".")} == {".lock"}, "a draft was left"
 
 
 def test_noise_is_the_same_for_every_method_and_seed_and_its_realised_rate_is_recorded(tmp_path):
@@ -82,9 +82,9 @@ def test_noise_is_the_same_for_every_method_and_seed_and_its_realised_rate_is_re
 
 def test_a_finished_run_is_not_run_again(tmp_path):
     first = kit.run(config(tmp_path))
-    before = (tmp_path / checkpoint.LATEST).stat().st_mtime_ns
+    before = _stamp(tmp_path)
     assert kit.run(config(tmp_path)).table.equals(first.table)
-    assert (tmp_path / checkpoint.LATEST).stat().st_mtime_ns == before
+    assert _stamp(tmp_path) == before
 
 
 def run_with_one_thread(settings):
@@ -112,22 +112,20 @@ def test_killed_five_times_and_started_again_it_ends_the_same(tmp_path):
         process.join()
         assert process.exitcode == -signal.SIGKILL, f"it ended before it was killed, with {process.exitcode}"
         kills += 1
-    position = torch.load(folder / checkpoint.LATEST, weights_only=True)["position"]
-    assert position["epoch"] < 16, "the kills came too late to test anything"
+    assert run_of(folder)["position"][0] < 16, "the kills came too late to test anything"
     run_with_one_thread(settings)
     assert_same_weights(tmp_path / "whole", folder)
     pd.testing.assert_frame_equal(kit.History.load(folder).table, undisturbed.table, check_exact=True)
-    best = [torch.load(f / checkpoint.BEST, weights_only=True) for f in (tmp_path / "whole", folder)]
-    assert best[0]["epoch"] == best[1]["epoch"]
-    assert all(torch.equal(best[0]["net"][name], best[1]["net"][name]) for name in best[0]["net"])
+    assert run_of(tmp_path / "whole", "best")["epoch"] == run_of(folder, "best")["epoch"]
+    assert_same_weights(tmp_path / "whole", folder, "best")
 
 
 def _stamp(folder):
-    path = folder / checkpoint.LATEST
-    return path.stat().st_mtime_ns if path.exists() else None
+    path = checkpoint.latest(folder)
+    return path and (path.name, path.stat().st_mtime_ns)
 
 
-def test_dropout_and_optimizer_state_go_on_within_an_epoch(tmp_path, monkeypatch):
+def test_dropout_and_optimizer_state_go_on_within_an_epoch(tmp_path):
     """Stopped in the middle of an epoch by an error, with dropout and momentum on, a run goes on where it was."""
     changes = {"checkpoint_steps": 5, "method": "greedy", "options": {}, "optimizer": "sgd", "lr": 0.05}
     whole, folder = tmp_path / "whole", tmp_path / "stopped"
@@ -140,17 +138,15 @@ def test_dropout_and_optimizer_state_go_on_within_an_epoch(tmp_path, monkeypatch
 
     kit.fit(net(), loaded, config(whole, **changes))
     stopping = net()
-    original = stopping.step
 
-    def interrupted(x, y):
-        if stopping[0].num_steps == 28:
+    def interrupt(block, signal):
+        if block.num_steps == 28:
             raise KeyboardInterrupt
-        original(x, y)
 
-    monkeypatch.setattr(stopping, "step", interrupted)
+    stopping[0].register_step_pre_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
         kit.fit(stopping, loaded, config(folder, **changes))
-    assert torch.load(folder / checkpoint.LATEST, weights_only=True)["position"] == {"epoch": 1, "batch": 5}
+    assert run_of(folder)["position"] == [1, 5]
     kit.fit(net(), loaded, config(folder, **changes))
     assert_same_weights(whole, folder)
     assert kit.History.load(folder).table.equals(kit.History.load(whole).table)
@@ -160,16 +156,16 @@ def test_best_weights_are_those_of_the_best_epoch_and_not_the_last(tmp_path, mon
     """With validation accuracies .5, .9, .6, the weights kept are those that the second epoch ended with."""
     accuracies, snapshots = iter([0.5, 0.5, 0.9, 0.9, 0.6, 0.6]), []
 
-    def measured(net, loaded, split):
-        snapshots.append({name: value.clone() for name, value in net.state_dict().items()})
-        return [next(accuracies)] * net.num_exits
+    def measured(run, split):
+        snapshots.append({name: value.clone() for name, value in run.net.state_dict().items()})
+        return [next(accuracies)] * run.net.num_exits
 
-    monkeypatch.setattr("kit.train.run.evaluate", measured)
+    monkeypatch.setattr(Run, "_accuracy", measured)
     kit.run(config(tmp_path, checkpoint_steps=4))
-    best = torch.load(tmp_path / checkpoint.BEST, weights_only=True)
-    assert best["epoch"] == 2
-    assert all(torch.equal(best["net"][name], value) for name, value in snapshots[2].items())
-    assert not all(torch.equal(best["net"][name], value) for name, value in snapshots[4].items())
+    best = checkpoint.weights(tmp_path)
+    assert run_of(tmp_path, "best")["epoch"] == 2
+    assert all(torch.equal(best[name], value) for name, value in snapshots[2].items())
+    assert not all(torch.equal(best[name], value) for name, value in snapshots[4].items())
 
 
 def test_best_is_chosen_on_validation_only():
@@ -226,39 +222,106 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     net[1].objective.projector.register_forward_hook(poison)
     with pytest.raises(FloatingPointError, match=r"block 2: its loss term 'invariance' became nan in epoch 3.*kept in"):
         kit.fit(net, loaded, settings)
-    state = torch.load(tmp_path / checkpoint.LATEST, weights_only=True)
-    assert state["position"] == {"epoch": 2, "batch": 0}
-    assert all(torch.isfinite(v).all() for block in state["blocks"] for v in block["module"].values())
+    assert run_of(tmp_path)["position"] == [2, 0]
+    assert all(torch.isfinite(v).all() for v in checkpoint.weights(tmp_path, "step").values())
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
-def test_damaged_checkpoint(tmp_path, content):
-    (tmp_path / checkpoint.LATEST).write_bytes(content)
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint.*Nothing was changed"):
-        kit.run(config(tmp_path))
-    assert (tmp_path / checkpoint.LATEST).read_bytes() == content
-
-
-def test_truncated_checkpoint(tmp_path):
+@pytest.fixture
+def begun(tmp_path):
+    """A folder with a checkpoint."""
     kit.run(config(tmp_path, epochs=1))
-    path = tmp_path / checkpoint.LATEST
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-        kit.run(config(tmp_path, epochs=1))
+    return tmp_path
 
 
-def test_foreign_checkpoint(tmp_path):
-    torch.save({"weights": torch.ones(3)}, tmp_path / checkpoint.LATEST)
+def damage(folder, change, file="block1.pt"):
+    """Change a file of the newest checkpoint by `change`, a function from bytes to bytes; return its path."""
+    path = checkpoint.latest(folder) / file
+    path.write_bytes(change(path.read_bytes()))
+    return path
+
+
+def flip_a_bit_of_a_weight(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: b"", "cannot be read as a checkpoint.*Nothing was changed"),
+        (lambda content: b"not a checkpoint", "cannot be read as a checkpoint.*Nothing was changed"),
+        (lambda content: b"PK\x03\x04 cut off", "cannot be read as a checkpoint.*Nothing was changed"),
+        (lambda content: content[:-1000], "cannot be read as a checkpoint"),
+        (flip_a_bit_of_a_weight, "cannot be read as a checkpoint.*checksum"),
+    ],
+)
+@pytest.mark.parametrize("file", ["run.pt", "block1.pt"])
+def test_a_damaged_checkpoint_is_refused_and_left(begun, file, change, message):
+    path = damage(begun, change, file)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        kit.run(config(begun, epochs=1))
+    assert path.read_bytes() == before
+
+
+def test_foreign_checkpoint(begun):
+    torch.save({"weights": torch.ones(3)}, checkpoint.latest(begun) / "run.pt")
     with pytest.raises(ValueError, match="not a checkpoint of this kit"):
-        kit.run(config(tmp_path))
+        kit.run(config(begun, epochs=1))
 
 
-def test_checkpoint_of_another_config(tmp_path):
-    kit.run(config(tmp_path, epochs=1))
-    before = (tmp_path / checkpoint.LATEST).read_bytes()
-    with pytest.raises(ValueError, match="other settings: epochs=1 there, 2 now, seed=0 there, 5 now"):
-        kit.run(config(tmp_path, epochs=2, seed=5))
-    assert (tmp_path / checkpoint.LATEST).read_bytes() == before
+class Intruder:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("file", ["run.pt", "block0.pt"])
+def test_code_in_a_checkpoint_is_refused_and_not_run(begun, file):
+    mark = begun / "was-here"
+    torch.save({"format": checkpoint.FORMAT, "module": Intruder(mark)}, checkpoint.latest(begun) / file)
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        kit.run(config(begun, epochs=1))
+    assert not mark.exists()
+
+
+def test_checkpoint_of_another_config(begun):
+    before = _stamp(begun)
+    with pytest.raises(ValueError, match="other settings: epochs=1 there, 2 now, net=.*, seed=0 there, 5 now"):
+        kit.run(config(begun, epochs=2, seed=5))
+    assert _stamp(begun) == before
+
+
+def test_own_data_and_nets_are_not_taken_for_each_other(tmp_path, monkeypatch):
+    """With a folder of their name, other labels or another net is an error; with none, nothing is kept."""
+    monkeypatch.chdir(tmp_path)
+    loaded = load_data(config())
+    random_labels = replace(loaded, train=Split(loaded.train.images, loaded.train.labels.roll(1)))
+    settings = replace(config(epochs=1), output="auto")
+    kit.fit(build(settings, loaded), loaded, settings)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [settings.name]
+    other = build(replace(settings, seed=1), loaded)
+    for net, data, what in ((build(settings, loaded), random_labels, "data"), (other, loaded, "net")):
+        with pytest.warns(UserWarning, match=f"nothing of this run is kept on disk: its {what} did not come from"):
+            kit.fit(net, data, settings)
+        named = replace(settings, output=str(tmp_path / "runs" / settings.name))
+        with pytest.raises(ValueError, match=f"belongs to a run with other settings: {what}="):
+            kit.fit(net, data, named)
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [settings.name]
+
+
+def test_the_number_format_of_a_run_that_goes_on_is_that_it_began_with(begun):
+    (run,) = checkpoint.load(checkpoint.latest(begun), ["run"])
+    torch.save(run | {"computed": {"precision": "bf16", "threads": 1}}, checkpoint.latest(begun) / "run.pt")
+    with pytest.raises(ValueError, match="was computed in bf16, and precision='fp32' is fp32 on this machine"):
+        kit.run(config(begun, epochs=1))
+    torch.save(run | {"computed": {"precision": "fp32", "threads": 7}}, checkpoint.latest(begun) / "run.pt")
+    with pytest.warns(UserWarning, match="computed with 7 threads, and goes on with 1: .*not be bit for bit"):
+        kit.run(config(begun, epochs=1))
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
@@ -290,10 +353,18 @@ def test_runs_of_other_settings_have_other_folders():
         ({"val_fraction": 1.5}, "val_fraction=1.5.*between 0 and 1"),
         ({"num_blocks": 0}, "num_blocks=0.*at least 1"),
         ({"epochs": 0}, "epochs=0"),
+        ({"epochs": -1}, "epochs=-1, but it has to be a whole number of at least 1"),
+        ({"epochs": "3"}, "epochs='3', but it has to be a whole number"),
+        ({"stagewise": "False"}, "stagewise='False', but it has to be True or False"),
+        ({"lr": "0.1"}, "lr='0.1', but it has to be a positive number"),
+        ({"cuts": 3}, "cuts=3, but it has to be a text, or a list"),
+        ({"seed": None}, "seed=None, but it has to be a whole number"),
+        ({"warmup_epochs": 4}, "warmup_epochs=4, but it has to be between 0 and epochs"),
         ({"lr": -1}, "lr=-1.*positive"),
         ({"cuts": "param"}, "unknown cuts 'param': did you mean 'params'"),
         ({"context": "E3"}, "unknown context 'E3'"),
         ({"device": "cpuu"}, "device='cpuu'"),
+        ({"device": "cuda:99"}, "device='cuda:99', but PyTorch sees"),
     ],
 )
 def test_config_refuses(changes, message):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import kit
-from kit.growth import Growth, parse
+from kit.growth import Growth, schedule
 from kit.measure import costs
 from kit.methods import REGISTRY
 from kit.train import checkpoint
@@ -227,36 +227,42 @@ def config(folder=None, **changes):
     return kit.RunConfig(**(SETTINGS | {"grow": BY_EPOCHS} | changes), output=folder and str(folder))
 
 
+def state_of(folder):
+    """Return what every block keeps for going on, first to last."""
+    path = checkpoint.latest(folder)
+    (run,) = checkpoint.load(path, ["run"])
+    return checkpoint.load(path, [f"block{k}" for k in range(run["num_blocks"])])
+
+
 def test_a_run_grows_by_its_schedule(tmp_path):
     history = kit.run(config(tmp_path))
     counts = history.accuracy("val").notna().sum(axis=1)
     assert counts.tolist() == [2, 3, 4, 4]
     trained = history.table.query("metric == 'ce'").groupby("epoch")["block"].unique()
     assert [list(blocks) for blocks in trained] == [[1, 2], [3], [4], [4]], "blocks before the new one are frozen"
-    state = torch.load(tmp_path / checkpoint.LATEST, weights_only=True)["blocks"]
+    state = state_of(tmp_path)
     assert [block["frozen"] for block in state] == [True, True, True, False]
     assert [block["schedule"][1] for block in state] == [20, 20, 15, 10], "a new block's schedule begins when it comes"
 
 
 @pytest.mark.parametrize("steps", [7, 10, 13])
 @pytest.mark.parametrize("grow", [BY_EPOCHS, {"when": "plateau", "patience": 1, "min_gain": 0.5}])
-def test_a_grown_run_goes_on_bit_for_bit(tmp_path, monkeypatch, steps, grow):
+def test_a_grown_run_goes_on_bit_for_bit(tmp_path, steps, grow):
     kit.run(config(tmp_path / "whole", grow=grow))
-    step, taken = kit.Net.step, []
+    settings, taken = config(tmp_path / "stopped", grow=grow), []
 
-    def interrupted(self, x, y):
+    def interrupt(block, signal):
         taken.append(1)
         if len(taken) > steps:
             raise KeyboardInterrupt
-        step(self, x, y)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(kit.Net, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            kit.run(config(tmp_path / "stopped", grow=grow))
-    kit.run(config(tmp_path / "stopped", grow=grow))
-    whole, stopped = (torch.load(tmp_path / f / checkpoint.LATEST, weights_only=True) for f in ("whole", "stopped"))
-    assert equal(whole["blocks"], stopped["blocks"])
+    loaded = kit.train.load_data(settings)
+    net = kit.train.build(settings, loaded)
+    net[0].register_step_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        kit.fit(net, loaded, settings)
+    kit.run(settings)
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "stopped"))
     whole, stopped = (kit.History.load(tmp_path / f).table for f in ("whole", "stopped"))
     assert whole.equals(stopped)
 
@@ -304,8 +310,8 @@ def test_config_refuses(changes, message):
 
 
 def test_at_starts_with_as_many_fewer():
-    assert parse({"at": [3, 5]}, 4, 9).start == 2 and parse({"at": [3], "start": 1}, 4, 9).max_blocks == 2
-    assert parse({"when": "plateau"}, 4, 9) == Growth(when="plateau", start=2, max_blocks=4)
+    assert schedule({"at": [3, 5]}, 4, 9).start == 2 and schedule({"at": [3], "start": 1}, 4, 9).max_blocks == 2
+    assert schedule({"when": "plateau"}, 4, 9) == Growth(when="plateau", start=2, max_blocks=4)
 
 
 def test_a_frozen_prefix_saves_its_backward_time():

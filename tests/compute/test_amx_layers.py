@@ -36,17 +36,19 @@ def test_same_numbers_and_gradients(name, amx):
     assert ours.state_dict().keys() == plain.state_dict().keys()
     x = torch.randn(shape, dtype=torch.bfloat16)
     x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    exact = copy.deepcopy(plain).to(torch.bfloat16).double()
     results = []
-    for layer in (plain, ours):
-        leaf = x.clone().requires_grad_()
-        with torch.autocast("cpu", torch.bfloat16):
+    for layer, given in ((exact, x.double()), (plain, x), (ours, x)):
+        leaf = given.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=layer is not exact):
             y = layer(leaf)
         torch.manual_seed(0)
-        y.backward(torch.randn(y.shape).to(y.dtype))
+        y.backward(torch.randn(y.shape).to(torch.bfloat16).to(y.dtype))
         results.append([y.detach(), leaf.grad, *(p.grad for p in layer.parameters())])
-    for expected, found in zip(*results, strict=True):
-        assert expected.shape == found.shape and expected.dtype == found.dtype
-        assert (found.float() - expected.float()).norm() <= 2**-8 * expected.float().norm()  # a last bit of bf16
+    for truth, usual, found in zip(*results, strict=True):
+        assert usual.shape == found.shape and usual.dtype == found.dtype
+        # No further from the truth than PyTorch's own kernel, whose sums some processors round more often than others.
+        assert (found - truth).norm() <= 2 * (usual - truth).norm() + 2**-8 * truth.norm()
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import kit
-from kit import calibrate, exits
+from kit import exits
 from kit.exits import RULES, Rule
 from kit.measure import costs
 from tests.test_methods import batch, stages
@@ -57,7 +57,7 @@ def test_the_way_is_that_of_all_exits_answers(trained, rule):
     net, x, _ = trained
     every = torch.stack(net.predict(x))
     logits, left, cost = net.adaptive(x, rule)
-    assert torch.equal(left, calibrate.leaving(rule, every))
+    assert torch.equal(left, exits.leaving(rule, every))
     torch.testing.assert_close(logits, every[left, torch.arange(1024)], rtol=1e-4, atol=1e-5)
     assert torch.equal(cost, torch.tensor(exits.exit_costs(net, x[:1]), dtype=torch.float64)[left])
 
@@ -74,11 +74,11 @@ def test_rules_by_hand():
         ("entropy", torch.distributions.Categorical(p).entropy() / torch.log(torch.tensor(3.0))),
     ):
         torch.testing.assert_close(exits.score(name, first), value)
-    assert calibrate.leaving(Rule("patience"), every).tolist() == [1, 2, 1]
-    assert calibrate.leaving(Rule("patience", patience=2), every).tolist() == [2, 2, 2]
-    assert calibrate.leaving(Rule("patience-cosine", 0.8), every).tolist() == [1, 2, 2]
+    assert exits.leaving(Rule("patience"), every).tolist() == [1, 2, 1]
+    assert exits.leaving(Rule("patience", patience=2), every).tolist() == [2, 2, 2]
+    assert exits.leaving(Rule("patience-cosine", 0.8), every).tolist() == [1, 2, 2]
     four = torch.stack([first, second, third, third])
-    assert calibrate.leaving(Rule("patience-cosine", 0.5, patience=2), four).tolist() == [3, 3, 2]
+    assert exits.leaving(Rule("patience-cosine", 0.5, patience=2), four).tolist() == [3, 3, 2]
 
 
 def test_who_leaves_is_run_no_further():
@@ -105,7 +105,7 @@ def test_a_net_with_watched_cuts_is_left_inside_its_block(trained):
     assert left.tolist() == [0] * 8
     every = torch.stack(net.predict(x))
     logits, left, _ = net.adaptive(x, "patience")
-    assert torch.equal(left, calibrate.leaving(Rule("patience"), every))
+    assert torch.equal(left, exits.leaving(Rule("patience"), every))
     torch.testing.assert_close(logits, every[left, torch.arange(8)])
 
 
@@ -159,25 +159,25 @@ def test_calibration_by_hand():
     right = torch.eye(2)[labels] * strength[:, None]
     wrong = torch.eye(2)[1 - labels] * strength[:, None]
     every = torch.stack([torch.where(sure[:, None], right, wrong), right * 3])
-    points = calibrate.curve("confidence", every, labels, [1.0, 4.0])
-    best = calibrate.choose(points, accuracy=1.0)
+    points = exits.curve("confidence", every, labels, [1.0, 4.0])
+    best = exits.choose(points, accuracy=1.0)
     assert (best.accuracy, best.cost, best.shares) == (1.0, 2.5, (0.5, 0.5))
     assert best.random == pytest.approx(0.75)
-    cheap = calibrate.choose(points, cost=2.0)
+    cheap = exits.choose(points, cost=2.0)
     assert cheap.cost <= 2.0 and cheap.accuracy == max(point.accuracy for point in points if point.cost <= 2.0)
     with pytest.raises(ValueError, match="reaches an accuracy of 1.5: the best is 1.0000"):
-        calibrate.choose(points, accuracy=1.5)
+        exits.choose(points, accuracy=1.5)
     with pytest.raises(ValueError, match="costs 0.5 or less: the cheapest costs 1"):
-        calibrate.choose(points, cost=0.5)
+        exits.choose(points, cost=0.5)
     with pytest.raises(ValueError, match="want one of the two"):
-        calibrate.choose(points)
+        exits.choose(points)
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_calibration_reads_the_validation_split_and_nothing_else(trained, name):
     net, x, y = trained
     cost = exits.exit_costs(net, x[:1])
-    point = calibrate.calibrate(net, [(x[:512], y[:512]), (x[512:], y[512:])], name, cost, cost=sum(cost) / 4)
+    point = exits.calibrate(net, [(x[:512], y[:512]), (x[512:], y[512:])], name, cost, cost=sum(cost) / 4)
     logits, left, own = net.adaptive(x, point.rule)
     assert own.mean().item() == pytest.approx(point.cost) and point.cost <= sum(cost) / 4
     assert (logits.argmax(1) == y).double().mean().item() == pytest.approx(point.accuracy)

@@ -6,7 +6,7 @@ from torch import nn
 
 import kit
 from kit.data.views import columns
-from kit.extra_views import Side
+from kit.context import ExtraView
 from kit.methods import REGISTRY
 from kit.train import build, load_data
 from tests.test_methods import SMALL, batch, same, snapshot, stages
@@ -69,7 +69,7 @@ def test_adaptive_inference_drops_rows_of_views_too():
      ((5,), (1, 8, 8)), ((4, 6), (9,))],
 )  # fmt: skip
 def test_every_view_is_brought_to_the_blocks_input(target, view):
-    side = Side("more", target, view)
+    side = ExtraView("more", target, view)
     signal = kit.Signal(torch.randn(4, *target), torch.arange(4), views={"more": torch.randn(4, *view)})
     assert side(signal).shape == (4, *target)
 
@@ -111,7 +111,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="unknown view 'more': .*Choose one of x"):
         net.step(views["x"], y)
     with pytest.raises(ValueError, match="cannot be joined with maps"):
-        Side("more", (6, 4, 4), (7,))
+        ExtraView("more", (6, 4, 4), (7,))
 
 
 def test_a_missing_view_is_an_error_at_the_start(tmp_path):

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from kit import heads
+from kit.shapes import Shape
 
-SHAPES = {"vector": (24,), "tokens": (5, 24), "map": (16, 8, 8), "channels-last map": (8, 8, 16)}
+SHAPES = {"vector": (24,), "tokens": (5, 24), "map": (16, 8, 8), "channels-last map": Shape((8, 8, 16), axis=2)}
 
 
 @pytest.mark.parametrize("kind", heads.AUX_NETS)
@@ -26,7 +27,7 @@ def test_aux_convolutions_double_up_to_the_widest_and_then_keep_their_size():
 def test_global_pool_averages_places_and_keeps_channels():
     maps = torch.arange(2 * 3 * 4 * 4.0).reshape(2, 3, 4, 4)
     torch.testing.assert_close(heads.GlobalPool((3, 4, 4))(maps), maps.mean((2, 3)))
-    torch.testing.assert_close(heads.GlobalPool((4, 4, 3))(maps.movedim(1, -1)), maps.mean((2, 3)))
+    torch.testing.assert_close(heads.GlobalPool(Shape((4, 4, 3), axis=2))(maps.movedim(1, -1)), maps.mean((2, 3)))
     torch.testing.assert_close(heads.GlobalPool((3, 16))(maps.flatten(2)), maps.flatten(2).mean(1))
 
 
