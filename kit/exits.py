@@ -39,7 +39,6 @@ class Rule:
     name: str
     threshold: float | None = None
     """Of a share in [0, 1], or of a cosine in [-1, 1]; None is the rule's default. `patience` has none."""
-
     patience: Count = 1
 
     def __post_init__(self) -> None:
@@ -176,13 +175,10 @@ class Point:
     rule: Rule
     accuracy: float
     """Share of samples that are answered right at the exit they leave at."""
-
     cost: float
     """Mean cost of a sample, in the unit of the exits' costs."""
-
     shares: tuple[float, ...]
     """Share of the samples that leaves at each exit."""
-
     random: float
     """Expected accuracy where as many leave at each exit, but drawn at random: the same cost without the rule."""
 

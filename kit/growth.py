@@ -111,20 +111,15 @@ class Growth:
 
     at: Sequence[Count] = ()
     """Numbers of finished epochs after which a block comes."""
-
     when: Literal["plateau"] | None = None
     patience: Count = 3
     min_gain: NonNegative = 0.001
-
     start: int = 2
     """Blocks at the start."""
-
     max_blocks: int = 2
     """Blocks at the most."""
-
     freeze: Literal["none", "earlier"] = "none"
     """`earlier`: the blocks before a new one are frozen when it comes; `none`: all go on learning."""
-
     side: Sequence[str | None] = ()
     """The view that the first, second, … new block sees besides; None is none."""
 

@@ -33,10 +33,8 @@ class Objective(nn.Module):
 
     lent: nn.Module | None = None
     """A part of the head that later blocks answer with, and this one trains (AL's decoder)."""
-
     borrowed: tuple[nn.Module, ...] = ()
     """The lent parts of earlier blocks, first to last: a tuple, so that they are none of this module's own."""
-
     gather: Callable[[Tensor], Tensor] = staticmethod(own_rows)
     """How a loss that compares samples gets the rows of the whole batch: differentiable all-gather, with replicas."""
 
@@ -63,26 +61,18 @@ class HeadSpec:
 
     shape: Shape
     """Of the features it reads."""
-
     num_classes: int
-
     widest: int
     """Channels of the net's widest layer: auxiliary nets grow up to it."""
-
     classifier: nn.Module | None
     """The model's own classifier, at its end; None elsewhere."""
-
     index: int
     """Number of cuts before it."""
-
     num_cuts: int
     """How many there are in all, the model's end counted."""
-
     image: Shape
     """Of the network's input."""
-
     pixels: Callable[[Tensor], Tensor] | None
     """Turns the network's input into images in [0, 1]; None where nobody said how."""
-
     before: tuple[Objective, ...] = ()
     """The objectives of the blocks before it."""

@@ -4,6 +4,8 @@ A line declares one: `name: type = default  # help`. Types are int, float, str, 
 `… | None`. papermill's own reading skips types with `|` and helps with `=`, so the cell is parsed here.
 """
 
+from __future__ import annotations
+
 import ast
 import io
 import os
@@ -11,26 +13,34 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import ValidationError
 
 from kit.errors import unknown
+from kit.settings import adapter
+
+TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 
 
 @dataclass(frozen=True)
 class Parameter:
-    type: ast.expr
+    type: Any
+    written: str
+    """The type as the notebook writes it."""
     default: object
     help: str
 
 
 def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
-    """Return the parameters that a notebook declares, by name."""
+    """Return the parameters that a notebook declares, by name. ValueError for a file that is none, or has no such cell."""
     import nbformat
 
     path = Path(notebook)
     if not path.is_file():
-        raise unknown(
-            f"notebook in {path.parent}{os.sep}", path.name, sorted(p.name for p in path.parent.glob("*.ipynb"))
-        )
+        there = sorted(p.name for p in path.parent.glob("*.ipynb"))
+        raise unknown(f"notebook in {path.parent}{os.sep}", path.name, there)
     try:
         cells = nbformat.read(path, as_version=4).cells
     except (ValueError, nbformat.ValidationError) as error:
@@ -45,17 +55,34 @@ def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
 
 
 def _declarations(source: str) -> Iterator[tuple[str, Parameter]]:
-    lines = ast.parse(source).body
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    for line in lines:
+    for line in ast.parse(source).body:
         if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value):
             raise ValueError(f"{ast.unparse(line)!r} is not of the form 'name: type = value  # help'")
         try:
-            default = _convert(ast.literal_eval(line.value), line.annotation)
+            kind = _type(line.annotation)
+            default = adapter(kind).validate_python(ast.literal_eval(line.value))
         except ValueError as error:
             raise ValueError(f"{ast.unparse(line)!r}: the value is no literal of that type") from error
-        yield line.target.id, Parameter(line.annotation, default, comments.get(line.end_lineno, ""))
+        help = comments.get(line.end_lineno, "")
+        yield line.target.id, Parameter(kind, ast.unparse(line.annotation), default, help)
+
+
+def _type(written: ast.expr) -> Any:
+    """Return the type that an annotation names; ValueError for one that a parameter cannot have."""
+    match written:
+        case ast.Name(id=name) if name in TYPES:
+            return TYPES[name]
+        case ast.Constant(value=None):
+            return NoneType
+        case ast.Subscript(value=ast.Name(id="list"), slice=item):
+            return list[_type(item)]
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
+            return Literal[ast.literal_eval(choices)]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_type(left), _type(right)]  # noqa: UP007 - of types made here, not of names
+    raise ValueError(f"{ast.unparse(written)} is no type that a parameter can have")
 
 
 def check(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dict[str, object]:
@@ -66,57 +93,39 @@ def check(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dic
             raise unknown("parameter", name, declared)
         parameter = declared[name]
         try:
-            values[name] = _convert(value, parameter.type)
-        except ValueError as error:
-            kind, meaning = ast.unparse(parameter.type), parameter.help and f" ({parameter.help})"
+            values[name] = adapter(parameter.type).validate_python(_read(value, parameter.type))
+        except ValidationError as error:
+            meaning = parameter.help and f" ({parameter.help})"
             raise ValueError(
-                f"{name}={value!r}, but it must be {kind}, such as {parameter.default!r}{meaning}"
+                f"{name}={value!r}, but it must be {parameter.written}, such as {parameter.default!r}{meaning}"
             ) from error
     return values
 
 
-def _convert(value: object, kind: ast.expr) -> object:
-    """Return `value` as the annotated type, or raise ValueError."""
+def _read(value: object, kind: Any) -> object:
+    """Return the value that a text stands for where `kind` is wanted; anything else, and other texts, as they are."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    text = isinstance(value, str)
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    match kind:
-        case ast.Name(id="str") if text:
-            return value
-        case ast.Name(id="int") if text or isinstance(value, int) and number:
-            return int(value)
-        case ast.Name(id="float") if text or number:
-            return float(value)
-        case ast.Name(id="bool") if isinstance(value, bool) or text and value.lower() in ("true", "false"):
-            return value if isinstance(value, bool) else value.lower() == "true"
-        case ast.Constant(value=None) if value in (None, "None"):
-            return None
-        case ast.Name(id="list"):
-            return _items(value)
-        case ast.Subscript(value=ast.Name(id="list"), slice=item):
-            return [_convert(part, item) for part in _items(value)]
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            allowed = ast.literal_eval(choices)
-            for choice in allowed if isinstance(allowed, tuple) else (allowed,):
-                if value == choice or value == str(choice):
-                    return choice
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
-            try:
-                return _convert(value, right)  # the right side first: in `str | None`, "None" is None
-            except ValueError:
-                return _convert(value, left)
-    raise ValueError(f"{value!r} is not {ast.unparse(kind)}")
-
-
-def _items(value: object) -> list:
-    """Return a list as it is, and that of a text such as `[1, 2]`, `['a', 'b']`, `[a, b]` or `a,b`."""
-    if isinstance(value, str):
+    if not isinstance(value, str) or kind is str:
+        return list(value) if isinstance(value, tuple) else value
+    if kind in (int, float):
         try:
-            read = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            read = None
-        bare = value[1:-1] if value[:1] + value[-1:] == "[]" else value
-        value = read if isinstance(read, list | tuple) else [word.strip() for word in bare.split(",") if word.strip()]
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{value!r} is not a list")
-    return list(value)
+            return kind(value)
+        except ValueError:
+            return value
+    if get_origin(kind) is Union:
+        kinds = sorted(get_args(kind), key=lambda part: part is not NoneType)  # in `str | None`, "None" is None
+        return next((read for part in kinds if (read := _read(value, part)) is not value), value)
+    if list in (kind, get_origin(kind)):
+        return [_read(item, *get_args(kind) or (str,)) for item in _items(value)]
+    choices = {bool: (True, False), NoneType: (None,)}.get(kind) or get_args(kind)
+    return next((choice for choice in choices if value.lower() == str(choice).lower()), value)
+
+
+def _items(text: str) -> list:
+    """Return the list that a text such as `[1, 2]`, `['a', 'b']`, `[a, b]` or `a,b` stands for."""
+    try:
+        read = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        read = None
+    bare = text[1:-1] if text[:1] + text[-1:] == "[]" else text
+    return list(read) if isinstance(read, list | tuple) else [word.strip() for word in bare.split(",") if word.strip()]

@@ -29,30 +29,23 @@ class Plan:
 
     groups: Sequence[Sequence[nn.Module]]
     """The stages of each block; several only where one block is the whole net."""
-
     classifier: nn.Module | None
     """The model's own classifier, the head behind the last stage."""
-
     example: Mapping[str, Tensor]
     """Two samples: the network's input by the name `x`, and other views of them by theirs."""
-
     shapes: Sequence[Shape]
     """Of the network's input and of every stage's output."""
-
     widest: int
     num_classes: int
     objective: Callable[[HeadSpec], Objective]
     """Builds the objective of a block."""
-
     probe: Callable[[HeadSpec], Objective]
     """Builds the objective whose head watches a cut inside a block."""
-
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     supply: Supply
     dtype: torch.dtype | None
     channels_last: bool
     """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
-
     seed: int
     pixels: Callable[[Tensor], Tensor] | None
     end_to_end: bool

@@ -18,19 +18,14 @@ class Signal:
 
     h: Tensor
     """(B, …) activations for the next block; for the first block, the network's input."""
-
     y: Tensor | None = None
     """(B,) int64 labels; None where nobody gave any: such a signal can be answered, and teaches nothing."""
-
     x: Tensor | None = None
     """(B, …) the network's input, kept only if a later block asks for it."""
-
     context: tuple[Tensor, ...] = ()
     """Inputs of earlier blocks, newest first, kept only as far back as a later block asks."""
-
     target: Tensor | None = None
     """(B, …) encoded label travelling beside the activations (AL); None for the first block, and without labels."""
-
     views: Mapping[str, Tensor] = field(default_factory=dict)
     """(B, …) by name: other views of the samples, each kept only until no later block asks for it."""
 

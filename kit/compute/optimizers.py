@@ -26,22 +26,16 @@ class OptimizerSettings:
     optimizer: Literal["sgd", "adam", "adamw", "lars"] = "adamw"
     """Every block's optimizer: sgd, adam, adamw or lars (You et al. 2017; η 0.001, vectors neither decayed nor
     rescaled)."""
-
     lr: Positive = 1e-3
     """Learning rate at the schedule's top."""
-
     weight_decay: NonNegative | None = None
     """Weight decay; None is the optimizer's own: 0.01 for adamw, 1e-4 for lars, else 0."""
-
     momentum: Decay = 0.9
     """Momentum of sgd and lars."""
-
     nesterov: bool = False
     """Nesterov's momentum for sgd."""
-
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     """How the learning rate falls: constant, cosine or step."""
-
     warmup_epochs: NonNegative = 0.0
     """Epochs over which the learning rate rises from zero."""
 

@@ -15,16 +15,12 @@ class Options:
 
     num_replicas: Count = 1
     """Replicas of the pipeline, each with a share of every batch."""
-
     statistics: Literal["local", "global"] = "local"
     """Where batch norms and batch-wise losses take their statistics: on a replica's share, or the whole batch."""
-
     depth: Count = 2
     """Signals that may be under way to the next rank before a rank waits for it."""
-
     timeout: Positive = 60.0
     """Seconds after which a rank that waits for another gives up."""
-
     threads: Count | None = None
     """Threads of each rank on the processor; None shares out the processor's cores."""
 

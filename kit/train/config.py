@@ -63,54 +63,38 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     backbone: Annotated[str, AfterValidator(_known_backbone)] = "vgg-paper"
     """Name of a model: one of the kit's, or a torchvision classifier."""
-
     width: Positive = 1.0
     """Multiplier of the backbone's channels."""
-
     backbone_options: Mapping[str, object] = field(default_factory=dict)
     """The backbone's own options, such as `depth` of an mlp."""
-
     method: str = "deinforeg"
     """Name of a method: see `kit.METHODS`."""
-
     options: Mapping[str, object] = field(default_factory=dict)
     """The method's own options, such as `variant` of deinforeg."""
-
     num_blocks: Count = 4
     """Number of blocks (or, for bp, of exits watched)."""
-
     cuts: str | Sequence[str] = "auto"
     """Where to cut: what `kit.split` balances, names of cut points, or the papers' cuts: `auto` (DeInfoReg's, else by
     parameters), `infopro` and `infopro-balanced` (by memory)."""
-
     context: str = "none"
     """What blocks see beside their predecessor's output."""
-
     grow: Mapping[str, object] | None = None
     """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.growth.Growth`, such as
     `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
-
     epochs: Count = 10
     """Passes over the training images; with `stagewise`, for each block."""
-
     stagewise: bool = False
     """Whether blocks train one after another, each on the finished outputs of the one before."""
-
     batch_size: Count = 128
     """Images per step."""
-
     precision: Literal[PRECISIONS] = "auto"
     """Number format: fp32, bf16, or auto: bf16 where the processor has units for it."""
-
     device: str = "auto"
     """Where to train: cpu, cuda, cuda:1, …, or auto: cuda where there is one."""
-
     seed: Whole = 0
     """Seed of first weights, order of the images, augmentation and dropout."""
-
     output: str | os.PathLike | None = "auto"
     """Folder of checkpoint and record; auto is `runs/<settings>`; None keeps nothing on disk."""
-
     checkpoint_steps: Count | None = None
     """Steps between checkpoints within an epoch; None writes one per epoch."""
 
