@@ -17,6 +17,7 @@ from kit.methods import decouple
 from kit.pipeline.options import Options
 from kit.pipeline.placement import step_seconds_by_block
 from kit.pipeline.rank import joined
+from kit.pipeline.ranks import all_gather
 from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
 from kit.pipeline.transport import Receiver, Sender
@@ -47,9 +48,8 @@ class Rank:
 
     def agree(self, choices: dict) -> dict:
         """Let rank 0 choose, while the other one is idle, and tell."""
-        told = [{name: choose() for name, choose in choices.items()}] if self.rank == 0 else [None]
-        dist.broadcast_object_list(told, 0)
-        return told[0]
+        chosen = {name: choose() for name, choose in choices.items()} if self.rank == 0 else None
+        return all_gather(chosen, "choosing cuts")[0]
 
     def model(self):
         torch.manual_seed(0)
@@ -133,9 +133,7 @@ class Rank:
         return found
 
     def both(self, mine: float) -> list[float]:
-        given: list = [None, None]
-        dist.all_gather_object(given, mine)
-        return given
+        return all_gather(mine, "comparing times")
 
     def transfer(self, tensors: list) -> float:
         """Return the seconds that tensors like these take from one rank to the other."""
@@ -154,7 +152,7 @@ class Rank:
 
 
 class Ours:
-    """The decoupled net over two ranks, as `kit.pipeline.stage` runs it."""
+    """The decoupled net over two ranks, as a rank runs it."""
 
     def __init__(self, rank: Rank):
         self.rank, net = rank, rank.net(rank.settings["method"], rank.cuts["decoupled"])
@@ -164,18 +162,23 @@ class Ours:
             self.mine = self.first if rank.rank == 0 else self.first.advance(net[0](self.first))
             self.handed_on = [net[0](self.first), rank.y]
         self.sender = Sender(1, 2, 300.0) if rank.rank == 0 else None
-        self.receiver = Receiver(0, torch.device("cpu"), 300.0) if rank.rank == 1 else None
+        self.receiver = Receiver(0, 2, torch.device("cpu"), 300.0, self.sizes) if rank.rank == 1 else None
+
+    def sizes(self, split: str, start: int) -> list[int]:
+        """Return the sizes of the batches of the pass that comes."""
+        return [len(self.rank.y)] * self.num_steps
 
     def flow(self, steps: int) -> float:
         """Step on a stream of signals; the clock runs once the pipeline is full."""
-        full, size = 2, len(self.rank.y)
-        stream = self.receiver.signals("train", [size] * (steps + full)) if self.receiver else None
+        full = 2
+        self.num_steps = steps + full
+        stream = self.receiver.signals("train") if self.receiver else None
         for number in range(steps + full):
             if number == full:
                 start = time.perf_counter()
             signal = self.block.step(next(stream) if stream else self.first)
             if self.sender:
-                self.sender.send(signal, "train")
+                self.sender.put(signal)
         seconds = time.perf_counter() - start
         if self.sender:
             self.sender.drain()

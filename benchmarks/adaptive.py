@@ -49,28 +49,26 @@ def trained(settings: dict, runs: Path):
     """Return the net as its training ended, the data and the config."""
     from kit import RunConfig
     from kit.train import build, fit, load_data
-    from kit.train.run import Fit
 
     config = RunConfig(**settings, output=str(runs / f"adaptive-{settings['dataset']}-{settings['method']}"))
     data = load_data(config)
     net = build(config, data)
-    fit(net, data, config)
-    Fit(net, data, config).resume()  # where the run had ended before, its weights
+    fit(net, data, config)  # where the run had ended before, with its weights
     return net, data, config
 
 
 def accuracy_rows(net, data) -> tuple[list[dict], object]:
     """Choose every rule's threshold on validation; return its rows on test, and the rule that validation likes best."""
-    from kit import calibrate, exits
+    from kit import exits
 
     x, _ = next(data.batches("val", 16))
     cost, straight = exits.exit_costs(net, x), exits.last_cost(net, x)
-    val, test = (calibrate.collect(net, data.batches(split, 512)) for split in ("val", "test"))
+    val, test = (exits.collect(net, data.batches(split, 512)) for split in ("val", "test"))
     last_val, last = ((logits[-1].argmax(1) == y).double().mean().item() for logits, y in (val, test))
     rows, points = [row("last exit", "test accuracy", [last], "share")], {}
     for name in exits.RULES:
-        points[name] = calibrate.choose(calibrate.curve(name, *val, cost), accuracy=last_val)
-        found = calibrate.measure(points[name].rule, *test, cost)
+        points[name] = exits.choose(exits.curve(name, *val, cost), accuracy=last_val)
+        found = exits.measure(points[name].rule, *test, cost)
         rows += [
             row(name, "test accuracy", [found.accuracy], "share"),
             row(name, "accuracy lost", [100 * (last - found.accuracy)], "points"),

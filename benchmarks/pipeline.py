@@ -52,7 +52,7 @@ def measure(settings: dict) -> dict:
             str(Path(__file__).with_name("_pipeline_rank.py")),
             str(given),
         ]
-        start_ranks(sys.executable, command, 2, 0, "127.0.0.1:0", folder)
+        start_ranks(sys.executable, command, 2, 0, folder)
         return json.loads(given.with_name("measured.json").read_text())
 
 

@@ -43,7 +43,7 @@ class ShrinkFlatten(nn.Module):
         return h.flatten(1)
 
 
-def mlp(*widths: int) -> nn.Sequential:
+def dense_layers(*widths: int) -> nn.Sequential:
     """Return Linear-BN-ReLU for each step between `widths` but the last, which is a plain Linear."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in zip(widths[:-2], widths[1:-1], strict=True):
@@ -54,13 +54,13 @@ def mlp(*widths: int) -> nn.Sequential:
 def projector(
     shape: Sequence[int], widths: Sequence[int] = (2048, 2048, 2048), pool: int | None = None
 ) -> nn.Sequential:
-    """Return DeInfoReg's projector (B, *shape) -> (B, widths[-1]): flatten, then `mlp` (arXiv 2506.18193).
+    """Return DeInfoReg's projector (B, *shape) -> (B, widths[-1]): flatten, then `dense_layers` (arXiv 2506.18193).
 
     `pool` averages a feature map down to at most pool × pool places first: at VGG's width, flattened maps make the
     first Linear of each projector by far the largest part of the network.
     """
     flatten = ShrinkFlatten(shape, pool)
-    return nn.Sequential(flatten, *mlp(flatten.num_features, *widths))
+    return nn.Sequential(flatten, *dense_layers(flatten.num_features, *widths))
 
 
 def similarity_net(shape: Sequence[int]) -> nn.Sequential:

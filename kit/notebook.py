@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kit import cpu_allocator
 from kit.files import atomic
-from kit.parameters import Parameter, check, read_parameters
+from kit.parameters import Parameter, check_values, read_parameters
 
 
 class NotebookFailed(RuntimeError):
@@ -37,7 +37,7 @@ def run_notebook(
     import nbformat
 
     notebook, out = Path(notebook), Path(out)
-    values = check(parameters or {}, read_parameters(notebook))
+    values = check_values(parameters or {}, read_parameters(notebook))
     if out.suffix != ".ipynb":
         raise ValueError(f"the executed notebook cannot be {str(out)!r}: its name must end in .ipynb")
     if out.resolve() == notebook.resolve():

@@ -85,7 +85,7 @@ def _type(written: ast.expr) -> Any:
     raise ValueError(f"{ast.unparse(written)} is no type that a parameter can have")
 
 
-def check(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dict[str, object]:
+def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dict[str, object]:
     """Return the given values as the declared types; text is read, `"False"` as False and `"a,b"` as a list."""
     values = {}
     for name, value in given.items():

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kit.parameters import check, read_parameters
+from kit.parameters import check_values, read_parameters
 
 CELL = """
 # how long
@@ -78,7 +78,7 @@ def test_reads_names_defaults_and_help(declared):
     ],
 )
 def test_values_become_the_declared_type(declared, name, given, value):
-    result = check({name: given}, declared)[name]
+    result = check_values({name: given}, declared)[name]
     assert result == value
     assert type(result) is type(value)
 
@@ -106,12 +106,12 @@ def test_values_become_the_declared_type(declared, name, given, value):
 )
 def test_refuses_another_type(declared, name, given):
     with pytest.raises(ValueError, match=f"^{name}=.*, but it must be "):
-        check({name: given}, declared)
+        check_values({name: given}, declared)
 
 
 def test_the_refusal_says_what_was_given_what_is_expected_and_what_it_means(declared):
     with pytest.raises(ValueError) as error:
-        check({"epochs": "three"}, declared)
+        check_values({"epochs": "three"}, declared)
     assert str(error.value) == (
         "epochs='three', but it must be int, such as 2 (passes over the training set, as in epochs=2)"
     )
@@ -119,7 +119,7 @@ def test_the_refusal_says_what_was_given_what_is_expected_and_what_it_means(decl
 
 def test_suggests_the_nearest_name(declared):
     with pytest.raises(ValueError, match="unknown parameter 'epoch': did you mean 'epochs'?"):
-        check({"epoch": 3}, declared)
+        check_values({"epoch": 3}, declared)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from kit.errors import unknown
-from kit.parameters import check, read_parameters
+from kit.parameters import check_values, read_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflow" / "experiments"
@@ -171,7 +171,7 @@ def _check_cells(experiment: Experiment) -> None:
         if "output" in cell["parameters"]:
             raise ValueError("the parameter 'output' is the batch's: every cell gets a folder of its own")
         try:
-            check(cell["parameters"], declared)
+            check_values(cell["parameters"], declared)
         except ValueError as error:
             raise ValueError(f"cell {name}: {error}") from error
 

@@ -102,7 +102,7 @@ def decouple(
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.objective, **options),
-        probe=cross_entropy.greedy,
+        probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
         dtype=dtype,

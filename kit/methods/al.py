@@ -55,7 +55,7 @@ class AL(Objective):
         return F.one_hot(signal.y, self.num_classes).float() if signal.target is None else signal.target
 
 
-def al(spec: HeadSpec, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
+def al_objective(spec: HeadSpec, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
     """Return the objective: a code of `code` numbers in [-1, 1], bridges with a hidden layer of `hidden` units."""
     size = code if spec.before else spec.num_classes
     bridge = nn.Sequential(heads.projector(spec.shape, (hidden, code), pool), nn.Tanh())
@@ -67,5 +67,7 @@ def al(spec: HeadSpec, code: int = 128, hidden: int = 512, pool: int | None = No
 
 
 METHOD = Method(
-    "features and encoded labels brought together at each block, decoded the way back", al, "Kao and Chen 2021"
+    "features and encoded labels brought together at each block, decoded the way back",
+    al_objective,
+    "Kao and Chen 2021",
 )

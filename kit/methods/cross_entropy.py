@@ -29,20 +29,22 @@ class CrossEntropy(Objective):
         return self.head(h)
 
 
-def greedy(spec: HeadSpec) -> CrossEntropy:
+def greedy_objective(spec: HeadSpec) -> CrossEntropy:
     """Cross-entropy of average pooling and a Linear; at the end, of the model's own classifier."""
-    return dgl(spec, aux="0c1f")
+    return dgl_objective(spec, aux="0c1f")
 
 
-def dgl(spec: HeadSpec, aux: str = "1c2f") -> CrossEntropy:
+def dgl_objective(spec: HeadSpec, aux: str = "1c2f") -> CrossEntropy:
     """Cross-entropy of a small auxiliary classifier, `aux` of `heads.AUX_NETS` (Belilovsky et al., ICML 2020)."""
     if spec.classifier is not None:
         return CrossEntropy(spec.classifier)
     return CrossEntropy(heads.aux_net(aux, spec.shape, spec.num_classes, spec.widest))
 
 
-BP = Method("backpropagation: one block, the cuts only watched by classifiers", greedy, "Rumelhart et al. 1986", True)
-GREEDY = Method(
-    "cross-entropy of average pooling and a linear classifier at each block", greedy, "Belilovsky et al. 2020"
+BP = Method(
+    "backpropagation: one block, the cuts only watched by classifiers", greedy_objective, "Rumelhart et al. 1986", True
 )
-DGL = Method("cross-entropy of a small auxiliary network at each block", dgl, "Belilovsky et al. 2020")
+GREEDY = Method(
+    "cross-entropy of average pooling and a linear classifier at each block", greedy_objective, "Belilovsky et al. 2020"
+)
+DGL = Method("cross-entropy of a small auxiliary network at each block", dgl_objective, "Belilovsky et al. 2020")

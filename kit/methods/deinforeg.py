@@ -44,7 +44,7 @@ class DeInfoReg(Objective):
         return self.classifier(self.projector(h) if self.merge else h)
 
 
-def deinforeg(
+def deinforeg_objective(
     spec: HeadSpec,
     variant: str = "paper",
     widths: Sequence[int] = (2048, 2048, 2048),
@@ -67,5 +67,7 @@ def deinforeg(
 
 
 METHOD = Method(
-    "variance, invariance and covariance of each block's projection, on labels", deinforeg, "Huang et al. 2025"
+    "variance, invariance and covariance of each block's projection, on labels",
+    deinforeg_objective,
+    "Huang et al. 2025",
 )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kit import heads, losses
 from kit.errors import unknown
-from kit.methods.cross_entropy import CrossEntropy, dgl, greedy
+from kit.methods.cross_entropy import CrossEntropy, dgl_objective, greedy_objective
 from kit.methods.method import Method
 from kit.methods.scpl import SCPL
 from kit.objective import HeadSpec, Objective
@@ -49,7 +49,7 @@ class InfoPro(Objective):
         return self.task.readout(h)
 
 
-def infopro(
+def infopro_objective(
     spec: HeadSpec, task: str = "softmax", aux: str = "1c2f", weights: Sequence[float] | None = None
 ) -> InfoPro | CrossEntropy:
     """Return the objective: reconstruction of the input and a task loss; plain cross-entropy in the last block.
@@ -61,7 +61,7 @@ def infopro(
     if task not in ("softmax", "contrast"):
         raise unknown("task", task, ("softmax", "contrast"))
     if spec.index == spec.num_cuts - 1:
-        return dgl(spec, aux)
+        return dgl_objective(spec, aux)
     if spec.pixels is None or not spec.image.is_map:
         raise ValueError(
             f"infopro reconstructs images in [0, 1] from inputs of shape {tuple(spec.image)}, whose range it does not "
@@ -72,12 +72,12 @@ def infopro(
     done = spec.index / max(1, spec.num_cuts - 2)
     alpha, beta = (first + (last - first) * done for first, last in zip(weights[:2], weights[2:], strict=True))
     if task == "softmax":
-        own = dgl(spec, aux)
+        own = dgl_objective(spec, aux)
     else:
-        own = SCPL(heads.aux_net(aux, spec.shape, 128, spec.widest), greedy(spec).head, temperature=0.07)
+        own = SCPL(heads.aux_net(aux, spec.shape, 128, spec.widest), greedy_objective(spec).head, temperature=0.07)
     return InfoPro(heads.Decoder(spec.shape, spec.image), own, spec.pixels, alpha, beta)
 
 
 METHOD = Method(
-    "reconstruction of the input, with cross-entropy or contrast, at each block", infopro, "Wang et al. 2021"
+    "reconstruction of the input, with cross-entropy or contrast, at each block", infopro_objective, "Wang et al. 2021"
 )

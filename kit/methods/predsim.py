@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit import heads, losses
-from kit.methods.cross_entropy import greedy
+from kit.methods.cross_entropy import greedy_objective
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
 from kit.signal import Signal
@@ -36,13 +36,15 @@ class PredSim(Objective):
         return self.head(h)
 
 
-def predsim(spec: HeadSpec, beta: float = 0.99) -> PredSim:
+def predsim_objective(spec: HeadSpec, beta: float = 0.99) -> PredSim:
     """Return the objective; `beta` is the share of the similarity loss, the rest is the cross-entropy's."""
     if not 0 <= beta <= 1:
         raise ValueError(f"beta={beta!r}, but it has to be a share in [0, 1]: of the similarity loss, the rest is CE's")
-    return PredSim(greedy(spec).head, heads.similarity_net(spec.shape), spec.num_classes, beta)
+    return PredSim(greedy_objective(spec).head, heads.similarity_net(spec.shape), spec.num_classes, beta)
 
 
 METHOD = Method(
-    "cross-entropy at each block, and similar features for samples of one class", predsim, "Nøkland and Eidnes 2019"
+    "cross-entropy at each block, and similar features for samples of one class",
+    predsim_objective,
+    "Nøkland and Eidnes 2019",
 )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit import heads, losses
-from kit.methods.cross_entropy import greedy
+from kit.methods.cross_entropy import greedy_objective
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
 from kit.signal import Signal
@@ -38,13 +38,15 @@ class SCPL(Objective):
         return self.head(h)
 
 
-def scpl(
+def scpl_objective(
     spec: HeadSpec, widths: Sequence[int] = (512, 1024), pool: int | None = None, temperature: float = 0.1
 ) -> SCPL:
     """Return the objective; `pool` and `widths` as for `heads.projector`."""
     if temperature <= 0:
         raise ValueError(f"temperature={temperature!r}, but it has to be positive; the paper's is 0.1")
-    return SCPL(heads.projector(spec.shape, widths, pool), greedy(spec).head, temperature)
+    return SCPL(heads.projector(spec.shape, widths, pool), greedy_objective(spec).head, temperature)
 
 
-METHOD = Method("supervised contrast of each block's projection; classifiers only watch", scpl, "arXiv 2602.00062")
+METHOD = Method(
+    "supervised contrast of each block's projection; classifiers only watch", scpl_objective, "arXiv 2602.00062"
+)

@@ -32,7 +32,7 @@ from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
 from kit.pipeline.replicas import Replicas
 from kit.pipeline.transport import Receiver, Sender
-from kit.train import build, check, checkpoint, load_data, measured_cuts
+from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
 from kit.train.config import RunConfig
 from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
 from kit.train.identity import identify
@@ -70,7 +70,7 @@ def train(config: RunConfig, options: Options, device: torch.device) -> History:
         net = build(own_device, data_spec, cuts)
         _check_mesh(net, data_spec, config, options, here)
         if here.is_first:
-            check(net, loaded, config)
+            check_fit(net, loaded, config)
         own = place(own_device, data_spec, cuts, here.num_stages)
         identity = all_gather(identify(net, loaded, config) if here.rank == 0 else None, "comparing nets")[0]
         if replicas:

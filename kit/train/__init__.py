@@ -92,7 +92,7 @@ def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int,
     kept beside it (`kit.train.checkpoint.weights`), and a checkpoint that is there already is gone on from. Raises
     ValueError for a net, data and settings that cannot train together, and for a folder of another run.
     """
-    check(net, loaded, config)
+    check_fit(net, loaded, config)
     config, identity = with_known_folder(net, loaded, config), identify(net, loaded, config)
     with folder_lock(config.folder):
         if config.folder:
@@ -102,7 +102,7 @@ def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int,
             return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
-def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
+def check_fit(net: Net, loaded: data.Data, config: RunConfig) -> None:
     """Raise ValueError for a net, data and settings that cannot train together."""
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")

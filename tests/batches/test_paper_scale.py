@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from kit.parameters import check, read_parameters
+from kit.parameters import check_values, read_parameters
 from workflow.experiment import ROOT, read
 
 NOTEBOOK = ROOT / "notebooks/one_run.ipynb"
@@ -60,7 +60,7 @@ def root(tmp_path, monkeypatch):
 
 def run(parameters):
     """Run the notebook's code with these parameters, as papermill would."""
-    values = check(parameters, read_parameters(NOTEBOOK))
+    values = check_values(parameters, read_parameters(NOTEBOOK))
     names = {"display": lambda *_: None}
     for cell in nbformat.read(NOTEBOOK, 4).cells:
         if cell.cell_type == "code":
