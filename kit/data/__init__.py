@@ -2,8 +2,11 @@
 
 from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data, Split
-from kit.data.images import DATASETS, load_data
+from kit.data.loading import load, load_data
 from kit.data.noise import NOISE, corrupt
+from kit.data.readers import DATASETS
+from kit.data.settings import DataSettings
 from kit.data.views import VIEWS
 
-__all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "VIEWS", "Data", "Split", "corrupt", "load_data"]
+__all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "VIEWS",
+           "Data", "DataSettings", "Split", "corrupt", "load", "load_data"]  # fmt: skip

@@ -41,7 +41,7 @@ def load_data(config: RunConfig) -> data.Data:
         noise_rate=config.noise_rate,
         noisy_val=config.noisy_val,
         image_size=config.image_size,
-    ).seen_as(*config.views or ())
+    ).with_views(*config.views or ())
 
 
 def build(config: RunConfig, loaded: data.Data) -> Net:

@@ -23,7 +23,7 @@ def check(net: Net, loaded: data.Data, config: RunConfig) -> None:
         beside = ", ".join(loaded.views) or "nothing"
         raise ValueError(
             f"the net asks for the view {view!r}, but {loaded.name} carries {beside} beside the input: name it in "
-            "views=(input, view, …), or use data.seen_as"
+            "views=(input, view, …), or use data.with_views"
         )
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
