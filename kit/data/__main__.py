@@ -1,4 +1,4 @@
-"""`python -m kit.data [NAME] [--root data]`: have a dataset at hand, and say where it is or how it was got."""
+"""`python -m kit.data [NAME] [--root data]`: have a dataset at hand, and say where it is."""
 
 import argparse
 import os
@@ -8,10 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit.data import fashion_mnist
+from kit.data.fashion_mnist import find_files
 from kit.data.readers import DATASETS
-
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,37 +22,29 @@ def main(arguments: list[str] | None = None) -> int:
     name, root = options.name, options.root.expanduser().absolute()
     socket.setdefaulttimeout(30)  # seconds; behind a firewall a download would otherwise hang for ever
     try:
-        how = get_fashion_mnist(root) if name == "fashion-mnist" else f"in {root}"
-        train, test, _ = DATASETS[name][0](root, True)
+        train, test, _ = _read(name, root)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    how = "with scikit-learn" if name == "digits" else how
-    print(f"{name}: {len(train[1])} training and {len(test[1])} test images {how}")
+    where = f"in {find_files(root)[0].parent if name == 'fashion-mnist' else root}"
+    where = "with scikit-learn" if name == "digits" else where
+    print(f"{name}: {len(train[1])} training and {len(test[1])} test images {where}")
     return 0
 
 
-def get_fashion_mnist(root: Path) -> str:
-    """Have Fashion-MNIST: there already, else by torchvision's download, else by Debian's package as root.
-
-    Returns how and where. Raises FileNotFoundError if all three fail.
-    """
+def _read(name: str, root: Path) -> tuple:
+    """Read what is there, else what torchvision downloads, else, for Fashion-MNIST and as root, Debian's package."""
+    read, _ = DATASETS[name]
     try:
-        return f"already in {fashion_mnist.find_files(root)[0].parent}"
-    except FileNotFoundError:
-        pass
-    try:
-        fashion_mnist.download_files(root)
-        return f"downloaded to {fashion_mnist.find_files(root)[0].parent}"
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"fashion-mnist: torchvision's download failed ({reason[-1]})", file=sys.stderr)
-    if shutil.which("apt-get") and os.geteuid() == 0:
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", DEBIAN_PACKAGE]):
-            print(f"fashion-mnist: {' '.join(command)}", flush=True)
-            if subprocess.run(command).returncode:
-                print(f"fashion-mnist: `{' '.join(command)}` failed", file=sys.stderr)
-    return f"now in {fashion_mnist.find_files(root)[0].parent}"
+        return read(root, True)
+    except FileNotFoundError as error:
+        if name != "fashion-mnist" or not shutil.which("apt-get") or os.geteuid() != 0:
+            raise
+        print(f"{error}; installing Debian's package now", file=sys.stderr)
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "dataset-fashion-mnist"]):
+        if subprocess.run(command).returncode:
+            print(f"`{' '.join(command)}` failed", file=sys.stderr)
+    return read(root, False)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from torch import Generator, Tensor
 
 from kit.errors import unknown
 
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, the weights torchvision uses
-
 
 def random_crop(x: Tensor, pad: int, mode: str = "constant", *, generator: Generator) -> Tensor:
     """Pad by `pad` pixels on every side ("constant": black, or "reflect") and cut one H x W window out of each image.
@@ -83,8 +81,7 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
 def _hue(x: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue of RGB images (B, 3, H, W) by `turns` (B, 1, 1, 1), through HSV."""
     r, g, b = x.unbind(1)
-    value, least = x.amax(1), x.amin(1)
-    chroma = value - least
+    value, chroma = x.amax(1), x.amax(1) - x.amin(1)
     safe = torch.where(chroma == 0, 1, chroma)  # a grey pixel has no hue, and none divides by zero
     sextant = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     sextant = sextant + 6 * turns.squeeze(1)
@@ -93,7 +90,8 @@ def _hue(x: Tensor, turns: Tensor) -> Tensor:
 
 
 def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True) if x.shape[1] == 3 else x
+    weights = x.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as torchvision
+    return (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x
 
 
 def _blend(x: Tensor, base: Tensor | float, factor: Tensor) -> Tensor:

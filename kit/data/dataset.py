@@ -113,22 +113,19 @@ class Data:
         They tell all labels, the number and form of the images and 64 of them in each split (of files: names and
         lengths), the classes, mean and std, the views' names and shapes, and the augmentation. Takes milliseconds.
         """
-        facts = [tuple(self.shape), tuple(self.classes), self.mean.tolist(), self.std.tolist(), self.augmentation]
-        facts += [self.input_view, *((name, tuple(shape)) for name, shape in self.view_shapes.items())]
-        tensors = []
+        views = self.input_view, [(name, tuple(shape)) for name, shape in self.view_shapes.items()]
+        known = self.mean.tolist(), self.std.tolist(), self.augmentation, views
+        digest = hashlib.blake2b(repr((tuple(self.shape), tuple(self.classes), *known)).encode(), digest_size=8)
         for split in self.splits.values():
-            step = max(1, math.ceil(len(split) / 64))
-            sample = split.images[torch.arange(0, len(split), step, device=split.labels.device)]
-            tensors += [split.labels, split.clean_labels]
+            rows = torch.arange(0, len(split), max(1, math.ceil(len(split) / 64)))
+            sample, tensors = split.images[rows], [split.labels, split.clean_labels]
             if isinstance(sample, ImageFiles):
-                files = [(*path.parts[-2:], path.stat().st_size) for path in sample.paths]
-                facts += [len(split), sample.size, files]
+                known = sample.size, [(*path.parts[-2:], path.stat().st_size) for path in sample.paths]
             else:
-                facts += [tuple(split.images.shape), sample.dtype]
-                tensors.append(sample)
-        digest = hashlib.blake2b(repr(facts).encode(), digest_size=8)
-        for tensor in tensors:
-            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+                known, tensors = (tuple(sample.shape), sample.dtype), [*tensors, sample]
+            digest.update(repr((len(split), *known)).encode())
+            for tensor in tensors:
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def realised_noise(self) -> dict[str, float]:

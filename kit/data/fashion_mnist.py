@@ -17,46 +17,34 @@ LARGEST = 60_000 * 28 * 28  # bytes of the training images; the other three file
 
 
 def read_fashion_mnist(root: Path, download: bool) -> tuple:
-    """Read Fashion-MNIST from `root` or Debian's package; download only if asked and neither is there.
+    """Read Fashion-MNIST from `root` or Debian's package; download only if asked and neither has it.
 
-    Raises FileNotFoundError as `find_files` does, ValueError naming a damaged file or two that differ in number.
+    Raises FileNotFoundError naming the three ways to get it, ValueError naming a damaged file or two that differ.
     """
-    try:
-        files = find_files(root)
-    except FileNotFoundError as missing:
-        if not download:
-            raise
+    raw, failed = root / "FashionMNIST" / "raw", ""
+    if download and not find_files(root):
         try:
-            download_files(root)
+            _download(root)
         except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"the download failed ({error}), and {missing}") from error
-        files = find_files(root)
+            failed = f"the download failed ({' '.join(str(error).split())}), and "
+    if not (files := find_files(root)):
+        missing = ", ".join(name for name in FILES if not _plain_or_gz(raw / name))
+        raise FileNotFoundError(
+            f"{failed}fashion-mnist is neither in {raw} (missing: {missing}) nor in {DEBIAN}. Get it in one of three "
+            "ways: run `make data`; or, on Debian as root, `apt-get install dataset-fashion-mnist`; or put the four "
+            f"IDX files, gzipped or not, into {raw}"
+        )
     return _read_pair(*files[:2]), _read_pair(*files[2:]), CLASSES
 
 
 def find_files(root: Path) -> list[Path]:
-    """Return the four IDX files (plain or .gz): those of `root/FashionMNIST/raw`, else those of Debian's package.
-
-    Raises FileNotFoundError, naming the three ways to get them, if neither folder holds all four.
-    """
-    raw = root / "FashionMNIST" / "raw"
-    for folder in (raw, DEBIAN):
-        found = [_plain_or_gz(folder / name) for name in FILES]
-        if all(found):
-            return found
-    missing = ", ".join(name for name in FILES if not _plain_or_gz(raw / name))
-    raise FileNotFoundError(
-        f"fashion-mnist is neither in {raw} (missing: {missing}) nor in {DEBIAN}. Get it in one of three ways: "
-        "run `make data`; or, on Debian as root, `apt-get install dataset-fashion-mnist`; "
-        f"or put the four IDX files, gzipped or not, into {raw}"
-    )
+    """Return the four IDX files (plain or .gz) of `root/FashionMNIST/raw`, or of Debian's package, or none."""
+    folders = ([_plain_or_gz(folder / name) for name in FILES] for folder in (root / "FashionMNIST" / "raw", DEBIAN))
+    return next(filter(all, folders), [])
 
 
-def download_files(root: Path) -> None:
-    """Let torchvision download into `root/FashionMNIST/raw`; a failed download leaves no file behind.
-
-    Raises OSError or RuntimeError, as torchvision does, if the download fails.
-    """
+def _download(root: Path) -> None:
+    """Let torchvision download into `root/FashionMNIST/raw`; a failed download leaves no file behind."""
     from torchvision.datasets import FashionMNIST
 
     raw = root / "FashionMNIST" / "raw"

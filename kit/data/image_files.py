@@ -68,10 +68,7 @@ class ImageFiles(Dataset):
 
 
 def read_image(path: Path) -> Tensor:
-    """Return the file as RGB, uint8 (3, H, W).
-
-    Raises ValueError naming it if it is no regular file, not a whole image, or of more pixels than Pillow's limit.
-    """
+    """Return the file as RGB, uint8 (3, H, W); ValueError names one that is special, damaged or a memory bomb."""
     from PIL import Image
     from torchvision.transforms.functional import pil_to_tensor
 

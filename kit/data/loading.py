@@ -22,35 +22,28 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_data(
-    name: str,
-    root: Folder = "data",
-    *,
-    download: bool = False,
-    num_workers: int | None = None,
-    seed: int = 0,
-    **settings,
+    name: str, root: Folder = "data", *, download: bool = False, num_workers: int | None = None, seed: int = 0, **others
 ) -> Data:
     """Load the dataset `name`, one of DATASETS, from the folder `root`, as `load` does.
 
-    `settings` are the further ones of `DataSettings`, such as `limit` or `noise`. `seed` is its `data_seed`: the seed
+    `others` are the further settings of `DataSettings`, such as `limit` or `noise`. `seed` is its `data_seed`: the seed
     of a training run is another one, so runs may share one dataset.
     """
     allowed = DataSettings.__dataclass_fields__.keys() - {"dataset", "root", "data_seed"}
-    for setting in settings.keys() - allowed:
+    for setting in others.keys() - allowed:
         raise unknown("setting", setting, sorted(allowed))
-    chosen = DataSettings(dataset=name, root=root, data_seed=seed, **settings)
+    chosen = DataSettings(dataset=name, root=root, data_seed=seed, **others)
     return load(chosen, download=download, num_workers=num_workers)
 
 
 def load(settings: DataSettings, *, download: bool = False, num_workers: int | None = None) -> Data:
     """Load the data that the settings name.
 
-    The test split is the published one ("digits", which has none: a fixed fifth) and is never cut, limited or noisy.
-    From the training images `limit` are drawn, balanced over the classes; of these the share `val_fraction`, stratified
-    by class, becomes the validation split and the rest the training split. `noise` then changes training labels (see
-    `corrupt`), with `noisy_val` those of the validation split too. Images are resized bilinearly with antialiasing;
-    imagenet's `image_size` is that of its crops, 224 unless given. `download=True` fetches what is missing.
-    `num_workers` processes decode imagenet (None: one per CPU, at most 8).
+    The test split is the published one ("digits", which has none: a fixed fifth) and is never cut, limited or noisy. Of
+    the training images that `limit` leaves, the share `val_fraction`, stratified by class, becomes the validation split
+    and the rest the training split. Images are resized bilinearly with antialiasing; imagenet's `image_size` is that of
+    its crops, 224 unless given. `download=True` fetches what is missing. `num_workers` processes decode imagenet
+    (None: one per CPU, at most 8).
 
     Raises FileNotFoundError naming a file or folder that is missing and how to get it; ValueError for a damaged file,
     labels out of range, or a limit, fraction or noise that these data cannot meet.
@@ -65,9 +58,8 @@ def load(settings: DataSettings, *, download: bool = False, num_workers: int | N
     train, val, test = (replace(part, images=_ready(part.images, settings.image_size)) for part in parts)
     mean, std = _statistics(train.images)
     if settings.noise != "none":
-        noise = len(classes), settings.noise, settings.noise_rate
-        train = _with_noise(train, *noise, seed)
-        val = _with_noise(val, *noise, derive(seed, "validation")) if settings.noisy_val else val
+        train = _with_noise(train, len(classes), settings, seed)
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation")) if settings.noisy_val else val
     shape = tuple(train.images.shape[1:])
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     data = Data(name, train, val, test, shape, classes, mean, std, settings.augment or augmentation, workers)
@@ -80,7 +72,8 @@ def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split,
 
     Each draw has a generator of its own, so that it is the same whatever the others are asked for.
     """
-    name, limit, share, rows = settings.dataset, settings.limit, settings.val_fraction, torch.arange(len(split))
+    name, limit, share = settings.dataset, settings.limit, settings.val_fraction
+    rows = torch.arange(len(split))
     if limit is not None:
         if limit > len(split):
             raise ValueError(f"limit={limit}, but {name} has only {len(split)} training images; None takes them all")
@@ -92,9 +85,15 @@ def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split,
     if not 0 < count < len(rows):
         empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
         raise ValueError(f"val_fraction={share:g} leaves no {empty} image of {len(rows)}; {way} it")
-    labels, draw = split.labels[rows], generator(settings.data_seed, "validation")
-    val, train = stratified(labels, count, draw, proportional=True)
+    draws = generator(settings.data_seed, "validation")
+    val, train = stratified(split.labels[rows], count, draws, proportional=True)
     return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
+
+
+def _with_noise(split: Split, num_classes: int, settings: DataSettings, seed: int) -> Split:
+    kind, rate = settings.noise, settings.noise_rate
+    labels, changed = flip_labels(split.labels, num_classes, kind, rate, seed, split.images)
+    return replace(split, labels=labels, noisy=changed)
 
 
 def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles:
@@ -120,8 +119,3 @@ def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
     mean = share @ level
     std = (share @ level.square() - mean.square()).clamp(min=0).sqrt()
     return mean.float(), torch.where(std < 1e-6, 1, std).float()
-
-
-def _with_noise(split: Split, num_classes: int, kind: str, rate: float, seed: int) -> Split:
-    labels, changed = flip_labels(split.labels, num_classes, kind, rate, seed, split.images)
-    return replace(split, labels=labels, noisy=changed)

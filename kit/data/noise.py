@@ -71,10 +71,12 @@ def check_noise(kind: str, rate: float) -> None:
 
 def check_labels(labels: Tensor, num_classes: int, where: str = "labels") -> None:
     """Raise ValueError naming the first label outside 0..num_classes-1; `where` says whose labels, (N,), they are."""
-    for i in ((labels < 0) | (labels >= num_classes)).nonzero()[:1].flatten().tolist():
-        numbered = f"{num_classes} classes are numbered 0 to {num_classes - 1}"
-        remedy = "renumber the labels or check that the file is the right one"
-        raise ValueError(f"{where}: label {int(labels[i])} at position {i}, but {numbered}; {remedy}")
+    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
+    if wrong:
+        raise ValueError(
+            f"{where}: label {labels[wrong[0]]} at position {wrong[0]}, but {num_classes} classes are numbered 0 to "
+            f"{num_classes - 1}; renumber the labels or check that the file is the right one"
+        )
 
 
 def difficulty(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -88,29 +90,29 @@ def difficulty(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     counts, rows = labels.bincount(minlength=num_classes), torch.arange(len(labels))
     if (counts > 0).sum() < 2:
         raise ValueError("noise='instance' needs images of at least 2 classes to confuse; raise limit or val_fraction")
-    distances = _distances(images, labels, counts)
+    distances = _distances(images.flatten(1), labels, counts)
     # Without itself an image's class has the mean (n m - x)/(n - 1), n/(n - 1) times as far from it as m is.
     growth = (counts / (counts - 1).clamp(min=1)).double().square()
     own = distances[rows, labels] * growth[labels]
     distances[rows, labels] = torch.inf
     nearest, other = distances.min(1)
-    rank = torch.empty_like(nearest)
+    rank = torch.empty_like(own)
     rank[(nearest - own).argsort(descending=True, stable=True)] = rows.double()
     return (rank + 0.5) / len(labels), other
 
 
-def _distances(images: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-    """Return the mean squared pixel distance of each image to each class's mean image, float64 (N, C)."""
-    parts = list(zip(images.flatten(1).split(2000), labels.split(2000), strict=True))  # floats are eight times the size
-    sums = torch.zeros(len(counts), images[0].numel(), dtype=torch.float64)
-    for pixels, classes in parts:
-        sums.index_add_(0, classes, pixels.double())
+def _distances(pixels: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean squared distance of each image's `pixels`, (N, P), to each class's mean image, float64 (N, C)."""
+    parts = [
+        slice(i, i + 2000) for i in range(0, len(pixels), 2000)
+    ]  # as doubles, all would need eight times the memory
+    sums = torch.zeros(len(counts), pixels.shape[1], dtype=torch.float64)
+    for part in parts:
+        sums.index_add_(0, labels[part], pixels[part].double())
     means = sums / counts.clamp(min=1).unsqueeze(1)
-
-    def distances(x: Tensor) -> Tensor:  # |x - m|² = x² - 2 x·m + m², without a tensor (N, C, pixels)
-        return (x.square().sum(1, keepdim=True) - 2 * (x @ means.T) + means.square().sum(1)) / x.shape[1]
-
-    return torch.cat([distances(x.double()) for x, _ in parts]).masked_fill(counts == 0, torch.inf)
+    floats = (pixels[part].double() for part in parts)
+    squared = [x.square().sum(1, keepdim=True) - 2 * (x @ means.T) + means.square().sum(1) for x in floats]
+    return (torch.cat(squared) / pixels.shape[1]).masked_fill(counts == 0, torch.inf)
 
 
 def flip_probability(hardness: Tensor, rate: float) -> Tensor:

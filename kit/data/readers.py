@@ -35,9 +35,11 @@ def read_torchvision(name: str, root: Path, download: bool) -> tuple:
     from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
 
     cls = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "stl10": STL10}[name]
-    cifar, downloads = cls in (CIFAR10, CIFAR100), [SVHN.split_list["train"], SVHN.split_list["test"]]
-    files = [(root / file, md5) for _, file, md5 in downloads]
-    if cls is not SVHN:
+    cifar = cls in (CIFAR10, CIFAR100)
+    if cls is SVHN:
+        downloads = [cls.split_list["train"], cls.split_list["test"]]
+        files = [(root / file, md5) for _, file, md5 in downloads]
+    else:
         downloads = [(cls.url, cls.filename, cls.tgz_md5)]
         listed = [*cls.train_list, *cls.test_list, *([(cls.meta["filename"], cls.meta["md5"])] if cifar else [])]
         files = [(root / cls.base_folder / file, md5) for file, md5 in listed]
@@ -49,11 +51,8 @@ def read_torchvision(name: str, root: Path, download: bool) -> tuple:
         how = f"put the published file there, or run `python -m kit.data {name} --root {root}`"
         how = f"{how} (this time the download failed: {error})" if download else how
         raise _fault(name, files, how, error) from error
-    return (
-        _images_and_labels(train),
-        _images_and_labels(test),
-        tuple(train.classes) if cifar else STL10_CLASSES if cls is STL10 else DIGITS,
-    )
+    classes = train.classes if cifar else STL10_CLASSES if cls is STL10 else DIGITS
+    return _images_and_labels(train), _images_and_labels(test), tuple(classes)
 
 
 def _images_and_labels(part) -> tuple[Tensor, Tensor]:
