@@ -116,7 +116,7 @@ def _rows(file: Path, num_columns: int, how: str) -> list[tuple[str, list[str]]]
         where, (name, *rest) = f"tiny-imagenet: {file}, line {number}", line.split() or [""]
         # The name is joined to a folder, out of which a "/" or ".." in it would lead.
         if not re.fullmatch(r"\w[\w.-]*", name) or len(rest) != num_columns - 1:
-            raise ValueError(f"{where}: {line!r}, but expected {num_columns} columns, the first a plain name; {how}")
+            raise ValueError(f"{where}: {line!r}, but expected {num_columns} column(s), the first a plain name; {how}")
         if name in rows:
             raise ValueError(f"{where}: {name!r} stands there a second time; {how}")
         rows[name] = where, [name, *rest]
