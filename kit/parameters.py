@@ -34,7 +34,7 @@ class Parameter:
 
 
 def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
-    """Return the parameters that a notebook declares, by name. ValueError for a file that is none, or has no such cell."""
+    """Return the parameters that a notebook declares, by name. ValueError for a file without such a cell."""
     import nbformat
 
     path = Path(notebook)

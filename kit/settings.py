@@ -6,6 +6,7 @@ is part of an alias below, with the words that say what is expected.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from functools import lru_cache
@@ -21,6 +22,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a posi
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
 Share = Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
+Folder = Annotated[str | os.PathLike, Field(description="the path of a folder")]
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}

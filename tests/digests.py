@@ -1,4 +1,4 @@
-"""Print a digest of weights and record after 20 steps, for every method, network and context: `python tests/digests.py`.
+"""Print a digest of weights and record after 20 steps, for each method, network and context: `python tests/digests.py`.
 
 Run it at two commits on one machine: a change of the code that is no change of the numbers prints the same lines.
 """

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import kit
-from kit.data.views import columns
 from kit.context import ExtraView
+from kit.data.views import columns
 from kit.methods import REGISTRY
 from kit.train import build, load_data
 from tests.test_methods import SMALL, batch, same, snapshot, stages

@@ -1,4 +1,4 @@
-"""`python -m kit.data [NAME] [--root data]`: have a dataset at hand, and say where it is or how it was got."""
+"""`python -m kit.data [NAME] [--root data]`: have a dataset at hand, and say where it is."""
 
 import argparse
 import os
@@ -8,64 +8,43 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kit.data.fashion import download_fashion, find_fashion, read_fashion
-from kit.data.images import DATASETS
-from kit.data.readers import READERS
-
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
+from kit.data.fashion_mnist import find_files
+from kit.data.readers import DATASETS
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Fetch the dataset named on the command line; return 0, or 1 after printing one line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m kit.data", description="Fetch a dataset, if it is not there.")
-    parser.add_argument("name", nargs="?", default="fashion-mnist", choices=DATASETS, metavar="NAME",
-                        help=f"one of {', '.join(DATASETS)} (default: fashion-mnist)")  # fmt: skip
+    names = f"one of {', '.join(DATASETS)} (default: fashion-mnist)"
+    parser.add_argument("name", nargs="?", default="fashion-mnist", choices=DATASETS, metavar="NAME", help=names)
     parser.add_argument("--root", type=Path, default=Path("data"), help="the folder of datasets (default: data)")
     options = parser.parse_args(arguments)
-    root = options.root.expanduser().absolute()
+    name, root = options.name, options.root.expanduser().absolute()
     socket.setdefaulttimeout(30)  # seconds; behind a firewall a download would otherwise hang for ever
     try:
-        print(fetch_fashion(root) if options.name == "fashion-mnist" else fetch(options.name, root))
+        train, test, _ = _read(name, root)
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    where = f"in {find_files(root)[0].parent if name == 'fashion-mnist' else root}"
+    where = "with scikit-learn" if name == "digits" else where
+    print(f"{name}: {len(train[1])} training and {len(test[1])} test images {where}")
     return 0
 
 
-def fetch(name: str, root: Path) -> str:
-    """Read the dataset from `root`, torchvision downloading what is missing; return a line for the user."""
-    raw = READERS[name](root, True)
-    where = "with scikit-learn" if name == "digits" else f"in {root}"
-    return f"{name}: {len(raw.train_labels)} training and {len(raw.test_labels)} test images {where}"
-
-
-def fetch_fashion(root: Path) -> str:
-    """Have Fashion-MNIST: there already, else by torchvision's download, else by Debian's package as root.
-
-    Returns a line for the user. Raises FileNotFoundError if all three fail, ValueError if a file there is damaged.
-    """
+def _read(name: str, root: Path) -> tuple:
+    """Read what is there, else what torchvision downloads, else, for Fashion-MNIST and as root, Debian's package."""
+    read, _ = DATASETS[name]
     try:
-        files = find_fashion(root)
-        read_fashion(files)
-        return f"fashion-mnist: already in {files[0].parent}"
-    except FileNotFoundError:
-        pass
-    try:
-        download_fashion(root)
-        return f"fashion-mnist: downloaded to {find_fashion(root)[0].parent}"
-    except (OSError, RuntimeError) as error:
-        print(f"fashion-mnist: torchvision's download failed ({_brief(error)})", file=sys.stderr)
-    if shutil.which("apt-get") and os.geteuid() == 0:
-        print(f"fashion-mnist: installing Debian's package {DEBIAN_PACKAGE}")
-        for command in (["apt-get", "update"], ["apt-get", "install", "-y", DEBIAN_PACKAGE]):
-            if subprocess.run(command).returncode:
-                print(f"fashion-mnist: `{' '.join(command)}` failed", file=sys.stderr)
-    return f"fashion-mnist: now in {find_fashion(root)[0].parent}"
-
-
-def _brief(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+        return read(root, True)
+    except FileNotFoundError as error:
+        if name != "fashion-mnist" or not shutil.which("apt-get") or os.geteuid() != 0:
+            raise
+        print(f"{error}; installing Debian's package now", file=sys.stderr)
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "dataset-fashion-mnist"]):
+        if subprocess.run(command).returncode:
+            print(f"`{' '.join(command)}` failed", file=sys.stderr)
+    return read(root, False)
 
 
 if __name__ == "__main__":

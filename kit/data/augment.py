@@ -4,15 +4,14 @@ Each function takes float images (B, C, H, W) in [0, 1] and a CPU `torch.Generat
 shape, dtype and device. Parameters are drawn on the CPU and then moved, so a run draws the same on every device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from kit.errors import unknown
-
-GREY = (0.2989, 0.587, 0.114)  # ITU-R 601 luma, the weights torchvision uses
 
 
 def random_crop(x: Tensor, pad: int, mode: str = "constant", *, generator: Generator) -> Tensor:
@@ -31,38 +30,33 @@ def random_crop(x: Tensor, pad: int, mode: str = "constant", *, generator: Gener
     return windows[torch.arange(b, device=x.device), :, top, left]
 
 
+def random_shift(x: Tensor, *, generator: Generator) -> Tensor:
+    """Crop randomly with a pad of 2 pixels, or 1 where images are smaller than 16."""
+    return random_crop(x, 1 if min(x.shape[2:]) < 16 else 2, generator=generator)
+
+
 def random_flip(x: Tensor, p: float = 0.5, *, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability `p`."""
-    return torch.where(_chosen(x, p, generator).view(-1, 1, 1, 1), x.flip(3), x)
+    return torch.where(_chosen(x, p, generator), x.flip(3), x)
 
 
 def random_grey(x: Tensor, p: float, *, generator: Generator) -> Tensor:
     """Replace each RGB image by its luma (in all three channels) with probability `p`; one channel is left alone."""
-    chosen = _chosen(x, p, generator).view(-1, 1, 1, 1)
-    return torch.where(chosen, _luma(x), x) if x.shape[1] == 3 else x
+    return torch.where(_chosen(x, p, generator), _luma(x), x)
 
 
-def color_jitter(
-    x: Tensor,
-    brightness: float,
-    contrast: float,
-    saturation: float,
-    hue: float,
-    p: float = 0.8,
-    *,
-    generator: Generator,
-) -> Tensor:
+def color_jitter(x: Tensor, strengths: Sequence[float], p: float = 0.8, *, generator: Generator) -> Tensor:
     """With probability `p` per image, change brightness, contrast, saturation and hue, in an order drawn per image.
 
-    Factors are uniform in [max(0, 1 - a), 1 + a] for the first three and the hue shift is uniform in [-hue, hue] (in
-    turns), as in torchvision's ColorJitter, which draws them once per call. Saturation and hue leave one-channel
-    images alone. Raises ValueError for a negative strength or hue above 0.5.
+    Factors are uniform in [max(0, 1 - a), 1 + a] for the first three `strengths` a, and the hue shift is uniform in
+    [-a, a] (in turns) for the fourth, as in torchvision's ColorJitter, which draws them once per call. Saturation and
+    hue leave one-channel images alone. Raises ValueError for a negative strength or hue above 0.5.
     """
-    strengths = (brightness, contrast, saturation, hue)
+    *blends, hue = strengths
     if min(strengths) < 0 or hue > 0.5:
         raise ValueError(f"jitter strengths are {strengths}; each must be at least 0, and hue at most 0.5")
-    high = torch.tensor([1 + brightness, 1 + contrast, 1 + saturation, hue])
-    low = torch.tensor([max(0.0, 1 - brightness), max(0.0, 1 - contrast), max(0.0, 1 - saturation), -hue])
+    high = torch.tensor([*(1 + a for a in blends), hue])
+    low = torch.tensor([*(max(0.0, 1 - a) for a in blends), -hue])
     factors = low + (high - low) * torch.rand(len(x), 4, generator=generator)
     order = torch.rand(len(x), 4, generator=generator).argsort(1)
     order[torch.rand(len(x), generator=generator) >= p] = -1  # no operation has number -1
@@ -84,82 +78,57 @@ def jitter(x: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     return x
 
 
-def _brightness(x: Tensor, factor: Tensor) -> Tensor:
-    return (x * factor).clamp_(0, 1)
-
-
-def _contrast(x: Tensor, factor: Tensor) -> Tensor:
-    mean = (_luma(x) if x.shape[1] == 3 else x).mean((1, 2, 3), keepdim=True)
-    return (mean + factor * (x - mean)).clamp_(0, 1)
-
-
-def _saturation(x: Tensor, factor: Tensor) -> Tensor:
-    grey = _luma(x)
-    return (grey + factor * (x - grey)).clamp_(0, 1)
-
-
 def _hue(x: Tensor, turns: Tensor) -> Tensor:
     """Rotate the hue of RGB images (B, 3, H, W) by `turns` (B, 1, 1, 1), through HSV."""
     r, g, b = x.unbind(1)
-    value, least = x.amax(1), x.amin(1)
-    chroma = value - least
-    safe = torch.where(chroma == 0, 1, chroma)
+    value, chroma = x.amax(1), x.amax(1) - x.amin(1)
+    safe = torch.where(chroma == 0, 1, chroma)  # a grey pixel has no hue, and none divides by zero
     sextant = torch.where(value == r, (g - b) / safe, torch.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe))
     sextant = sextant + 6 * turns.squeeze(1)
     k = (sextant.unsqueeze(1) + x.new_tensor([5, 3, 1]).view(1, 3, 1, 1)) % 6  # the distance from each channel's edge
     return value.unsqueeze(1) - chroma.unsqueeze(1) * torch.minimum(k, 4 - k).clamp_(0, 1)
 
 
-ADJUSTMENTS = (_brightness, _contrast, _saturation, _hue)
-
-
 def _luma(x: Tensor) -> Tensor:
-    return (x * x.new_tensor(GREY).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    weights = x.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as torchvision
+    return (x * weights).sum(1, keepdim=True) if x.shape[1] == 3 else x
+
+
+def _blend(x: Tensor, base: Tensor | float, factor: Tensor) -> Tensor:
+    return (base + factor * (x - base)).clamp_(0, 1)
+
+
+ADJUSTMENTS = (  # brightness, contrast, saturation and hue
+    lambda x, factor: _blend(x, 0, factor),
+    lambda x, factor: _blend(x, _luma(x).mean((1, 2, 3), keepdim=True), factor),
+    lambda x, factor: _blend(x, _luma(x), factor),
+    _hue,
+)
 
 
 def _chosen(x: Tensor, p: float, generator: Generator) -> Tensor:
-    return (torch.rand(len(x), generator=generator) < p).to(x.device)
+    return (torch.rand(len(x), generator=generator) < p).to(x.device).view(-1, 1, 1, 1)
 
 
-def _none(x: Tensor, generator: Generator) -> Tensor:
-    return x
-
-
-def _shift(x: Tensor, generator: Generator) -> Tensor:
-    return random_crop(x, 1 if min(x.shape[2:]) < 16 else 2, generator=generator)
-
-
-def _shift_flip(x: Tensor, generator: Generator) -> Tensor:
-    return random_flip(_shift(x, generator), generator=generator)
-
-
-def _crop_flip(x: Tensor, generator: Generator) -> Tensor:
-    return random_flip(random_crop(x, 4, generator=generator), generator=generator)
-
-
-def _reflect(x: Tensor, generator: Generator) -> Tensor:
-    return random_flip(random_crop(x, 4, "reflect", generator=generator), generator=generator)
-
-
-def _paper(x: Tensor, generator: Generator) -> Tensor:
-    x = color_jitter(_crop_flip(x, generator), 0.4, 0.4, 0.4, 0.1, p=0.8, generator=generator)
-    return random_grey(x, 0.2, generator=generator)
-
-
-Recipe = Callable[[Tensor, Generator], Tensor]
-
-AUGMENTATIONS: dict[str, Recipe] = {
-    "none": _none,
-    "shift": _shift,  # pad 2 (1 below 16 pixels), no mirror image: for digits
-    "shift-flip": _shift_flip,  # pad 2 (1 below 16 pixels), then flip
-    "crop-flip": _crop_flip,  # pad 4 black, then flip: the usual CIFAR recipe
-    "reflect": _reflect,  # pad 4 reflected, then flip: InfoPro's
-    "paper": _paper,  # crop-flip, jitter (.4, .4, .4, .1) at p .8, grey at p .2: DeInfoReg's
+CROP, JITTER = partial(random_crop, pad=4), partial(color_jitter, strengths=(0.4, 0.4, 0.4, 0.1))
+AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], ...]] = {  # what is done one after another
+    "none": (),
+    "shift": (random_shift,),  # no mirror image: for digits
+    "shift-flip": (random_shift, random_flip),
+    "crop-flip": (CROP, random_flip),  # the usual CIFAR recipe
+    "reflect": (partial(CROP, mode="reflect"), random_flip),  # InfoPro's
+    "paper": (CROP, random_flip, JITTER, partial(random_grey, p=0.2)),  # DeInfoReg's
 }
 
 
-def recipe(name: str) -> Recipe:
+def recipe(name: str) -> Callable[[Tensor, Generator], Tensor]:
     """Return the recipe `(x, generator) -> x` of that name; raise ValueError with the nearest name if there is none."""
     if name not in AUGMENTATIONS:
         raise unknown("augmentation", name, AUGMENTATIONS)
-    return AUGMENTATIONS[name]
+
+    def augment(x: Tensor, generator: Generator) -> Tensor:
+        for transform in AUGMENTATIONS[name]:
+            x = transform(x, generator=generator)
+        return x
+
+    return augment

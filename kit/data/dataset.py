@@ -1,5 +1,7 @@
 """A dataset in three splits, and the batches it gives."""
 
+import hashlib
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -7,12 +9,10 @@ import torch
 from torch import Tensor
 
 from kit.data.augment import recipe
-from kit.data.folders import ImageFiles
-from kit.data.views import VIEWS, View, image
+from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
+from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
-
-LAZY_AUGMENTATIONS = ("none", "resized-crop")  # what the workers of a set that is not in memory can do
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -41,6 +41,10 @@ class Split:
     def __repr__(self) -> str:
         return f"Split({len(self)} images)"
 
+    def to(self, device: torch.device | str) -> "Split":
+        """Return the split with its tensors on `device`; images that are not in memory stay files."""
+        return replace(self, **{name: part.to(device) for name, part in vars(self).items() if torch.is_tensor(part)})
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Data:
@@ -53,7 +57,7 @@ class Data:
     never on `test`."""
     test: Split
     shape: tuple[int, int, int]
-    """(C, H, W) of one image."""
+    """(C, H, W) of the network's input."""
     classes: tuple[str, ...]
     mean: Tensor
     """float32 (C,), of the training images' channels, in units of [0, 1]."""
@@ -63,57 +67,77 @@ class Data:
     """The recipe `batches` uses in training when none is named."""
     num_workers: int = 0
     """Processes that decode images of a lazy set (imagenet); not used by sets in memory."""
-    main: View = image
-    """Makes the network's input from a batch."""
+    input_view: str = "image"
+    """The view, of VIEWS, that the network's input shows."""
     views: Mapping[str, View] = field(default_factory=dict)
-    """Make further views of the same samples from it, by name."""
+    """Further views of the same samples, by name."""
     view_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Their shapes, without the batch."""
     origin: dict | None = None
-
-    def fingerprint(self):
-        import hashlib
-
-        return hashlib.blake2b(
-            b"".join(t.numpy().tobytes() for x in self._splits().values() for t in (x.labels,)), digest_size=8
-        ).hexdigest()
-
-    def seen_as(self, main: str = "image", *beside: str, **own: View) -> "Data":
-        """Return the dataset with one view as the network's input, which `shape` then tells, and others beside it.
-
-        Names are those of `kit.data.VIEWS`; `own` are views of your own, functions (B, …) -> (B, …) of the augmented
-        and normalised batch. With views beside the input, `batches` gives them all by name, the input as `x`.
-        Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
-        """
-        for name in (main, *beside):
-            if name not in VIEWS:
-                raise unknown("view", name, VIEWS)
-        if self.main is not image:
-            raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
-        views = {name: VIEWS[name] for name in beside} | own
-        shape = tuple(VIEWS[main](torch.zeros(2, *self.shape)).shape[1:])
-        shapes = {name: tuple(view(torch.zeros(2, *self.shape)).shape[1:]) for name, view in views.items()}
-        return replace(self, shape=shape, main=VIEWS[main], views=views, view_shapes=shapes)
+    """What `load` read, as JSON values: its settings and the `fingerprint`. None for data of one's own."""
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
     def __repr__(self) -> str:
-        sizes = f"{len(self.train)} train, {len(self.val)} val, {len(self.test)} test"
+        sizes = ", ".join(f"{len(split)} {name}" for name, split in self.splits.items())
         shape = "x".join(map(str, self.shape))
         return f"Data({self.name}: {sizes}; {shape}, {self.num_classes} classes, augmentation {self.augmentation!r})"
 
+    def with_views(self, input_view: str = "image", *further: str, **own: View) -> "Data":
+        """Return the dataset with one view as the network's input, which `shape` then tells, and further ones.
+
+        Names are those of `kit.data.VIEWS`; `own` are views of your own, functions (B, …) -> (B, …) of the augmented
+        and normalised batch. With views beside the input, `batches` gives them all by name, the input as `x`.
+        Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
+        """
+        for name in (input_view, *further):
+            if name not in VIEWS:
+                raise unknown("view", name, VIEWS)
+        if self.input_view != "image":
+            raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
+        views, whole = {name: VIEWS[name] for name in further} | own, torch.zeros(2, *self.shape)
+        shapes = {name: tuple(view(whole).shape[1:]) for name, view in views.items()}
+        shape = tuple(VIEWS[input_view](whole).shape[1:])
+        return replace(self, shape=shape, input_view=input_view, views=views, view_shapes=shapes)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that other data do not have, whatever their name, folder and device.
+
+        They tell all labels, the number and form of the images and 64 of them in each split (of files: names and
+        lengths), the classes, mean and std, the views' names and shapes, and the augmentation. Takes milliseconds.
+        """
+        views = self.input_view, [(name, tuple(shape)) for name, shape in self.view_shapes.items()]
+        known = self.mean.tolist(), self.std.tolist(), self.augmentation, views
+        digest = hashlib.blake2b(repr((tuple(self.shape), tuple(self.classes), *known)).encode(), digest_size=8)
+        for split in self.splits.values():
+            rows = torch.arange(0, len(split), max(1, math.ceil(len(split) / 64)))
+            sample, tensors = split.images[rows], [split.labels, split.clean_labels]
+            if isinstance(sample, ImageFiles):
+                known = sample.size, [(*path.parts[-2:], path.stat().st_size) for path in sample.paths]
+            else:
+                known, tensors = (tuple(sample.shape), sample.dtype), [*tensors, sample]
+            digest.update(repr((len(split), *known)).encode())
+            for tensor in tensors:
+                digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
     def realised_noise(self) -> dict[str, float]:
         """Return the share of labels that noise really changed, in [0, 1], by split; of splits with noise only."""
-        noisy = {name: split.noisy for name, split in self._splits().items() if split.noisy is not None}
+        noisy = {name: split.noisy for name, split in self.splits.items() if split.noisy is not None}
         return {name: mask.double().mean().item() for name, mask in noisy.items()}
 
     def to(self, device: torch.device | str) -> "Data":
         """Return the dataset with the tensors of its splits on `device`; images that are not in memory stay files."""
-        return replace(self, **{name: _move(split, device) for name, split in self._splits().items()})
+        return replace(self, **{name: split.to(device) for name, split in self.splits.items()})
 
-    def num_batches(self, split: "str | Split", batch_size: int, *, training: bool | None = None) -> int:
+    def num_batches(self, split: str | Split, batch_size: int, *, training: bool | None = None) -> int:
         """Return how many batches `batches` gives: in training one less if the last would hold a single sample.
 
         `training=None` means training for the "train" split and evaluation for any other.
@@ -127,7 +151,7 @@ class Data:
 
     def batches(
         self,
-        split: "str | Split",
+        split: str | Split,
         batch_size: int,
         *,
         epoch: int | None = None,
@@ -159,53 +183,41 @@ class Data:
         if not training and augment not in (None, "none"):
             raise ValueError(f"augment={augment!r} without an epoch would change nothing; give an epoch to train")
         name = (self.augmentation if augment is None else augment) if training else "none"
-        self._check_augmentation(split, name)
-        order = torch.randperm(len(split), generator=generator(seed, "order", epoch)) if training else None
-        order = torch.arange(len(split)) if order is None else order
-        index = list(order.split(batch_size))[start:count]
-        return self._iterate(split, index, start, (seed, "augment", epoch), name, torch.device(device), channels_last)
+        order = torch.arange(len(split))
+        if training:
+            order = torch.randperm(len(split), generator=generator(seed, "order", epoch))
+        index, images, seeds = list(order.split(batch_size))[start:count], split.images, (seed, "augment", epoch)
+        if isinstance(images, ImageFiles):  # whose workers augment, image by image
+            if name not in FILE_AUGMENTATIONS:
+                raise unknown(f"augmentation of {self.name}", name, FILE_AUGMENTATIONS)
+            images = replace(images, crop_seeds=seeds if name == "resized-crop" else None)
+            pixels = images.stream(index, self.num_workers, pin=torch.device(device).type == "cuda")
+            transform = recipe("none")
+        else:
+            pixels = (images.index_select(0, rows.to(images.device)) for rows in index)
+            transform = recipe(name)
+        # A generator for each batch, so that a run resumed in mid-epoch draws what it would have drawn.
+        draws = (generator(*seeds, i) for i in range(start, count))
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        return self._iterate(zip(index, pixels, draws, strict=True), split.labels, transform, device, layout)
+
+    def _iterate(self, drawn, labels, transform, device, layout):
+        scale, shift = (v.view(1, -1, 1, 1).to(device) for v in (1 / self.std, -self.mean / self.std))
+        for rows, pixels, draw in drawn:
+            x = transform(pixels.to(device, non_blocking=True).float().div_(255), draw)
+            x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
+            y = labels[rows.to(labels.device)].to(device, non_blocking=True)
+            seen = VIEWS[self.input_view](x)
+            yield ({"x": seen, **{name: view(x) for name, view in self.views.items()}} if self.views else seen), y
+
+    def _split(self, split: str | Split) -> Split:
+        if isinstance(split, Split):
+            return split
+        if split not in self.splits:
+            raise unknown("split", split, self.splits)
+        return self.splits[split]
 
     def denormalize(self, x: Tensor) -> Tensor:
         """Return normalised images x, (..., C, H, W), in [0, 1] again, e.g. to show them."""
         mean, std = (values.to(x.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
-
-    def _iterate(self, split, index, start, seeds, name, device, channels_last):
-        scale, shift = (1 / self.std).view(1, -1, 1, 1).to(device), (-self.mean / self.std).view(1, -1, 1, 1).to(device)
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        if isinstance(split.images, ImageFiles):
-            crops = seeds if name == "resized-crop" else None
-            pixels = split.images.stream(index, self.num_workers, crops, pin=device.type == "cuda")
-            transform = recipe("none")
-        else:
-            pixels = (split.images.index_select(0, rows.to(split.images.device)) for rows in index)
-            transform = recipe(name)
-        for i, (rows, batch) in enumerate(zip(index, pixels, strict=True), start):
-            x = transform(batch.to(device, non_blocking=True).float().div_(255), generator(*seeds, i))
-            y = split.labels[rows.to(split.labels.device)].to(device, non_blocking=True)
-            x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
-            main = self.main(x)
-            yield ({"x": main, **{name: view(x) for name, view in self.views.items()}} if self.views else main), y
-
-    def _check_augmentation(self, split: Split, name: str) -> None:
-        if not isinstance(split.images, ImageFiles):
-            recipe(name)
-        elif name not in LAZY_AUGMENTATIONS:
-            raise unknown(f"augmentation of {self.name}", name, LAZY_AUGMENTATIONS)
-
-    def _splits(self) -> dict[str, Split]:
-        return {"train": self.train, "val": self.val, "test": self.test}
-
-    def _split(self, split: "str | Split") -> Split:
-        if isinstance(split, Split):
-            return split
-        if split not in self._splits():
-            raise unknown("split", split, self._splits())
-        return self._splits()[split]
-
-
-def _move(split: Split, device: torch.device | str) -> Split:
-    def moved(part):
-        return part.to(device) if isinstance(part, Tensor) else part
-
-    return Split(moved(split.images), moved(split.labels), moved(split.noisy), moved(split.clean_labels))

@@ -1,109 +1,78 @@
-"""Each named dataset's own files, read into one form."""
+"""The named datasets, and how each is read from its own files: training images, test images, names of the classes."""
 
-from collections.abc import Callable
+import tarfile
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from kit.data import fashion, folders
-from kit.data.folders import ImageFiles
-from kit.data.stratified import draw
+from kit.data.fashion_mnist import read_fashion_mnist
+from kit.data.image_files import read_imagenet, read_tiny_imagenet
+from kit.data.stratified import stratified
 from kit.seeds import generator
 
-
-class Raw(NamedTuple):
-    """A dataset as published: images uint8 (N, C, H, W) or files, labels int64 (N,), the classes' names."""
-
-    train_images: Tensor | ImageFiles
-    train_labels: Tensor
-    test_images: Tensor | ImageFiles
-    test_labels: Tensor
-    classes: tuple[str, ...]
+DIGITS = tuple("0123456789")
+STL10_CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
-def read_digits(root: Path, download: bool) -> Raw:
+def read_digits(root: Path, download: bool) -> tuple:
     """Read scikit-learn's bundled 8x8 digits; 359 of the 1797, the same ones always, are the test set."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).mul(255 / 16).round().to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).long()
-    test, train = draw(labels, round(0.2 * len(labels)), generator("digits", "test"), proportional=True)
-    return Raw(images[train], labels[train], images[test], labels[test], tuple("0123456789"))
+    test, train = stratified(labels, round(0.2 * len(labels)), generator("digits", "test"), proportional=True)
+    return (images[train], labels[train]), (images[test], labels[test]), DIGITS
 
 
-def read_fashion(root: Path, download: bool) -> Raw:
-    """Read Fashion-MNIST from `root` or Debian's package; download only if asked and neither is there."""
+def read_torchvision(name: str, root: Path, download: bool) -> tuple:
+    """Read cifar10, cifar100 (fine labels), svhn (without `extra`) or stl10 (labelled images) through torchvision.
+
+    Raises FileNotFoundError naming a file that is missing, ValueError naming one that is not the published one.
+    """
+    from torchvision.datasets import CIFAR10, CIFAR100, STL10, SVHN
+
+    cls = {"cifar10": CIFAR10, "cifar100": CIFAR100, "svhn": SVHN, "stl10": STL10}[name]
+    cifar = cls in (CIFAR10, CIFAR100)
+    if cls is SVHN:
+        downloads = [cls.split_list["train"], cls.split_list["test"]]
+        files = [(root / file, md5) for _, file, md5 in downloads]
+    else:
+        downloads = [(cls.url, cls.filename, cls.tgz_md5)]
+        listed = [*cls.train_list, *cls.test_list, *([(cls.meta["filename"], cls.meta["md5"])] if cifar else [])]
+        files = [(root / cls.base_folder / file, md5) for file, md5 in listed]
     try:
-        files = fashion.find_fashion(root)
-    except FileNotFoundError as missing:
-        if not download:
-            raise
-        try:
-            fashion.download_fashion(root)
-        except (OSError, RuntimeError) as error:
-            raise FileNotFoundError(f"the download failed ({error}), and {missing}") from error
-        files = fashion.find_fashion(root)
-    train_images, train_labels, test_images, test_labels = fashion.read_fashion(files)
-    return Raw(train_images, train_labels.long(), test_images, test_labels.long(), fashion.CLASSES)
-
-
-def read_cifar10(root: Path, download: bool) -> Raw:
-    """Read CIFAR-10, 32x32 RGB."""
-    from torchvision.datasets import CIFAR10
-
-    return _read_cifar("cifar10", CIFAR10, root, download)
-
-
-def read_cifar100(root: Path, download: bool) -> Raw:
-    """Read CIFAR-100 with its 100 fine labels, 32x32 RGB."""
-    from torchvision.datasets import CIFAR100
-
-    return _read_cifar("cifar100", CIFAR100, root, download)
-
-
-def _read_cifar(name: str, cls: type, root: Path, download: bool) -> Raw:
-    listed = [*cls.train_list, *cls.test_list, (cls.meta["filename"], cls.meta["md5"])]
-    files = [(root / cls.base_folder / file, md5) for file, md5 in listed]
-    train, test = _read(name, root, files, download, lambda part: cls(root, part == "train", download=download))
-    images = [torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous() for part in (train, test)]
-    return Raw(images[0], torch.tensor(train.targets), images[1], torch.tensor(test.targets), tuple(train.classes))
-
-
-def read_svhn(root: Path, download: bool) -> Raw:
-    """Read SVHN's cropped house numbers, 32x32 RGB: `train` and `test`, without `extra`."""
-    from torchvision.datasets import SVHN
-
-    files = [(root / SVHN.split_list[part][1], SVHN.split_list[part][2]) for part in ("train", "test")]
-    train, test = _read("svhn", root, files, download, lambda part: SVHN(root, part, download=download))
-    return _from_arrays(train, test, tuple("0123456789"))
-
-
-def read_stl10(root: Path, download: bool) -> Raw:
-    """Read STL-10's labelled images, 96x96 RGB: 5000 train, 8000 test."""
-    from torchvision.datasets import STL10
-
-    files = [(root / STL10.base_folder / file, md5) for file, md5 in STL10.train_list + STL10.test_list]
-    train, test = _read("stl10", root, files, download, lambda part: STL10(root, part, download=download))
-    names = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
-    return _from_arrays(train, test, names)
-
-
-def _from_arrays(train, test, classes: tuple[str, ...]) -> Raw:
-    pairs = [(torch.from_numpy(p.data).contiguous(), torch.from_numpy(p.labels).long()) for p in (train, test)]
-    return Raw(*pairs[0], *pairs[1], classes)
-
-
-def _read(name: str, root: Path, files: list[tuple[Path, str]], download: bool, build: Callable) -> tuple:
-    """Build torchvision's train and test sets, and say which of `files` (path, md5) is at fault if that fails."""
-    try:
-        return build("train"), build("test")
-    except (RuntimeError, OSError) as error:
+        if download:
+            _download(root, downloads, files)
+        train, test = (cls(root, part == "train" if cifar else part) for part in ("train", "test"))
+    except (RuntimeError, OSError, tarfile.TarError) as error:
         how = f"put the published file there, or run `python -m kit.data {name} --root {root}`"
         how = f"{how} (this time the download failed: {error})" if download else how
         raise _fault(name, files, how, error) from error
+    classes = train.classes if cifar else STL10_CLASSES if cls is STL10 else DIGITS
+    return _images_and_labels(train), _images_and_labels(test), tuple(classes)
+
+
+def _images_and_labels(part) -> tuple[Tensor, Tensor]:
+    images = torch.from_numpy(part.data)
+    if hasattr(part, "targets"):  # CIFAR's are lists, its images have channels last
+        return images.permute(0, 3, 1, 2).contiguous(), torch.tensor(part.targets)
+    return images.contiguous(), torch.from_numpy(part.labels).long()
+
+
+def _download(root: Path, downloads: list[tuple[str, str, str]], files: list[tuple[Path, str]]) -> None:
+    """Fetch `downloads`, (URL, file, MD5), and unpack archives, unless all `files`, (path, MD5), are there."""
+    from torchvision.datasets.utils import check_integrity, download_url
+
+    if all(check_integrity(*file) for file in files):
+        return
+    for url, file, md5 in downloads:
+        download_url(url, root, file, md5)
+        if file.endswith(".tar.gz"):
+            with tarfile.open(root / file) as archive:  # torchvision itself would follow "../" and links, make devices
+                archive.extractall(root, filter="data")
 
 
 def _fault(name: str, files: list[tuple[Path, str]], how: str, error: Exception) -> Exception:
@@ -117,13 +86,13 @@ def _fault(name: str, files: list[tuple[Path, str]], how: str, error: Exception)
     return ValueError(f"{name}: {files[0][0].parent} could not be read ({error}); {how}")
 
 
-READERS: dict[str, Callable[[Path, bool], Raw]] = {
-    "digits": read_digits,
-    "fashion-mnist": read_fashion,
-    "cifar10": read_cifar10,
-    "cifar100": read_cifar100,
-    "svhn": read_svhn,
-    "stl10": read_stl10,
-    "tiny-imagenet": lambda root, download: Raw(*folders.tiny_imagenet(root)),
-    "imagenet": lambda root, download: Raw(*folders.imagenet(root)),
+DATASETS = {  # name -> its reader, and the augmentation used unless another is named
+    "digits": (read_digits, "none"),
+    "fashion-mnist": (read_fashion_mnist, "shift-flip"),
+    "cifar10": (partial(read_torchvision, "cifar10"), "crop-flip"),
+    "cifar100": (partial(read_torchvision, "cifar100"), "crop-flip"),
+    "svhn": (partial(read_torchvision, "svhn"), "shift"),
+    "stl10": (partial(read_torchvision, "stl10"), "crop-flip"),
+    "tiny-imagenet": (read_tiny_imagenet, "crop-flip"),
+    "imagenet": (read_imagenet, "resized-crop"),
 }

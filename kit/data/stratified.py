@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 
-def draw(labels: Tensor, count: int, generator: Generator, *, proportional: bool) -> tuple[Tensor, Tensor]:
+def stratified(labels: Tensor, count: int, generator: Generator, *, proportional: bool) -> tuple[Tensor, Tensor]:
     """Return the positions of `count` random samples and those of the rest, int64 and each in ascending order.
 
     `proportional=True` is a stratified draw: each class gives its share of `count`, to within one sample.
@@ -16,6 +16,7 @@ def draw(labels: Tensor, count: int, generator: Generator, *, proportional: bool
     counts = labels.bincount()
     each = counts.repeat_interleave(counts)  # the size of the class that sample i of `order` is in
     rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    # Drawn by ascending key: rank takes the classes in turn, (rank + 1/2)/size when each has given the same share.
     key = (2 * rank + 1).double() / each if proportional else rank
     ties = torch.randperm(len(labels), generator=generator)  # or the first classes would win every tie
     chosen = torch.zeros(len(labels), dtype=torch.bool)

@@ -1,7 +1,5 @@
 """Views: parts and other renderings of a sample, made from a batch as it comes out of augmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 
@@ -47,10 +45,6 @@ def image(x: Tensor) -> Tensor:
     return x
 
 
-VIEWS: dict[str, View] = {
-    "image": image,
-    **{side: partial(half, side=side) for side in ("top", "bottom", "left", "right")},
-    "smaller": smaller,
-    "edges": edges,
-}
-"""Views by name; a function of one's own, (B, …) to (B, …), goes into `Data.seen_as` as well."""
+HALVES: dict[str, View] = {side: partial(half, side=side) for side in ("top", "bottom", "left", "right")}
+VIEWS: dict[str, View] = {"image": image, **HALVES, "smaller": smaller, "edges": edges}
+"""Views by name; a function of one's own, (B, …) to (B, …), goes into `Data.with_views` as well."""

@@ -1,4 +1,4 @@
-"""AL, associated learning: features and labels meet half-way, in a code (Kao & Chen, Neural Computation 33(1), 2021)."""
+"""AL, associated learning: features and labels meet half-way, in a code (Kao & Chen, Neural Comput. 33(1), 2021)."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from kit import data, seeds
+from kit import seeds
 from kit.backbones import backbone
+from kit.data import Data, load_data
 from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
@@ -33,12 +34,7 @@ def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -
     return fit(build(config, loaded), loaded, config, on_epoch)
 
 
-def load_data(config: RunConfig) -> data.Data:
-    """Return the config's dataset, with its subset, validation split, label noise and views."""
-    return data.load(config)
-
-
-def build(config: RunConfig, loaded: data.Data, cuts: Sequence[str] | None = None) -> Net:
+def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None) -> Net:
     """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method.
 
     `cuts` are the cut points that `measured_cuts` found, for a config whose cuts take a measurement.
@@ -65,7 +61,7 @@ def build(config: RunConfig, loaded: data.Data, cuts: Sequence[str] | None = Non
     return net
 
 
-def measured_cuts(config: RunConfig, loaded: data.Data) -> list[str] | None:
+def measured_cuts(config: RunConfig, loaded: Data) -> list[str] | None:
     """Return the names of the cut points, if they take a measurement. A run that goes on keeps those it began with."""
     if config.cuts != "time" or config.num_blocks == 1:
         return None
@@ -75,7 +71,7 @@ def measured_cuts(config: RunConfig, loaded: data.Data) -> list[str] | None:
     return choose(_model(config, loaded), config.num_blocks, example, "time")
 
 
-def _model(config: RunConfig, loaded: data.Data) -> nn.Module:
+def _model(config: RunConfig, loaded: Data) -> nn.Module:
     """Return the config's backbone for that data, whole, on its device."""
     channels, *_, side = loaded.shape
     with seeds.seeded(config.seed, "backbone"):
@@ -84,7 +80,7 @@ def _model(config: RunConfig, loaded: data.Data) -> nn.Module:
     return model.to(config.resolved_device())
 
 
-def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
+def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
     Every epoch ends with the accuracy of every exit on validation and test, outside any timed region. With a folder,
@@ -102,7 +98,7 @@ def fit(net: Net, loaded: data.Data, config: RunConfig, on_epoch: Callable[[int,
             return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
-def check_fit(net: Net, loaded: data.Data, config: RunConfig) -> None:
+def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
     """Raise ValueError for a net, data and settings that cannot train together."""
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")

@@ -46,7 +46,7 @@ def with_known_folder(net: Net, loaded: Data, config: RunConfig) -> RunConfig:
     That name tells of settings, which say nothing of own data or an own net: a stale result would come back under it.
     """
     pairs = {
-        "data": (loaded.origin, config.data_content() | {"fingerprint": loaded.fingerprint()}),
+        "data": (loaded.origin, config.data_identity() | {"fingerprint": loaded.fingerprint()}),
         "net": (net.origin, config.net_content() | {"fingerprint": net.fingerprint or net_fingerprint(net)}),
     }
     own = [what for what, (origin, expected) in pairs.items() if origin != expected]

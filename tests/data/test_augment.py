@@ -7,7 +7,6 @@ from torchvision.transforms import functional as tv
 
 from kit.data.augment import AUGMENTATIONS, color_jitter, jitter, random_crop, random_flip, random_grey, recipe
 
-torch.set_num_threads(1)
 TORCHVISION = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 
 
@@ -78,19 +77,20 @@ def test_jitter_of_one_channel_applies_brightness_and_contrast_only():
 
 def test_color_jitter_draws_factors_orders_and_whether_per_image():
     x = images(1).expand(1000, -1, -1, -1)
-    out = color_jitter(x, 0.4, 0.4, 0.4, 0.1, p=0.8, generator=rng())
+    out = color_jitter(x, (0.4, 0.4, 0.4, 0.1), p=0.8, generator=rng())
     changed = (out != x).flatten(1).any(1)
     assert abs(changed.float().mean() - 0.8) < 3 * (0.16 / 1000) ** 0.5
     assert len(out[changed].flatten(1).unique(dim=0)) == changed.sum()
     assert out.min() >= 0 and out.max() <= 1
     grey = torch.full((1000, 3, 2, 2), 0.5)
-    means = color_jitter(grey, 0.4, 0, 0, 0, p=1, generator=rng()).mean((1, 2, 3))
+    means = color_jitter(grey, (0.4, 0, 0, 0), p=1, generator=rng()).mean((1, 2, 3))
     assert 0.3 <= means.min() < 0.31 and 0.69 < means.max() <= 0.7001
 
 
 def test_color_jitter_refuses_impossible_strengths():
-    with pytest.raises(ValueError, match="hue at most 0.5"):
-        color_jitter(images(), 0.4, 0.4, 0.4, 0.6, generator=rng())
+    for strengths in ((0.4, 0.4, 0.4, 0.6), (0.4, -0.1, 0.4, 0.1)):
+        with pytest.raises(ValueError, match="at least 0, and hue at most 0.5"):
+            color_jitter(images(), strengths, generator=rng())
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -120,7 +120,7 @@ def test_the_recipes_are_what_they_say():
     }.items():
         assert torch.equal(recipe(name)(x, rng(4)), crop_flip(*parts)[0])
     out, g = crop_flip("constant", 4)
-    out = random_grey(color_jitter(out, 0.4, 0.4, 0.4, 0.1, p=0.8, generator=g), 0.2, generator=g)
+    out = random_grey(color_jitter(out, (0.4, 0.4, 0.4, 0.1), p=0.8, generator=g), 0.2, generator=g)
     assert torch.equal(recipe("paper")(x, rng(4)), out)
 
 

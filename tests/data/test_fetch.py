@@ -2,26 +2,15 @@
 
 import shutil
 import socket
-import struct
 import subprocess
 from pathlib import Path
 
 import pytest
-import torch
+from dataset_files import write_fashion_mnist as write
 from torchvision import datasets
 
 from kit.data import __main__ as command
-from kit.data import fashion
-
-torch.set_num_threads(1)
-
-
-def write(folder: Path, size: int = 20):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in fashion.FILES:
-        shape = (size, 2, 2) if "images" in name else (size,)
-        header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
-        (folder / name).write_bytes(header + bytes(size * (4 if len(shape) == 3 else 1)))
+from kit.data import fashion_mnist
 
 
 @pytest.fixture
@@ -39,7 +28,7 @@ def world(tmp_path, monkeypatch):
             write(tmp_path / "debian")
         return subprocess.CompletedProcess(arguments, 0)
 
-    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(datasets.FashionMNIST, "download", offline)
     monkeypatch.setattr(socket, "setdefaulttimeout", lambda seconds: None)
     monkeypatch.setattr(subprocess, "run", run)
@@ -56,14 +45,14 @@ def test_what_is_there_is_left_alone(world, capsys):
     root, ran = world
     write(root / "data" / "FashionMNIST" / "raw")
     assert run(root) == 0 and not ran
-    assert capsys.readouterr().out == f"fashion-mnist: already in {root}/data/FashionMNIST/raw\n"
+    assert capsys.readouterr().out == f"fashion-mnist: 20 training and 20 test images in {root}/data/FashionMNIST/raw\n"
 
 
 def test_torchvisions_download_comes_first(world, monkeypatch, capsys):
     root, ran = world
     monkeypatch.setattr(datasets.FashionMNIST, "download", lambda self: write(Path(self.raw_folder)))
     assert run(root, "fashion-mnist") == 0 and not ran
-    assert capsys.readouterr().out == f"fashion-mnist: downloaded to {root}/data/FashionMNIST/raw\n"
+    assert capsys.readouterr().out == f"fashion-mnist: 20 training and 20 test images in {root}/data/FashionMNIST/raw\n"
     assert [path.name for path in (root / "data").iterdir()] == ["FashionMNIST"]
 
 
@@ -73,19 +62,23 @@ def test_then_debians_package_as_root(world, monkeypatch, capsys):
     assert run(root) == 0
     assert ran == [["apt-get", "update"], ["apt-get", "install", "-y", "dataset-fashion-mnist"]]
     output = capsys.readouterr()
-    assert "download failed (network is unreachable)" in output.err and f"now in {root}/debian" in output.out
+    assert "the download failed (Error downloading network is unreachable)" in output.err
+    assert output.out == f"fashion-mnist: 20 training and 20 test images in {root}/debian\n"
 
 
 def test_then_a_clear_error(world, capsys):
     root, ran = world
     assert run(root) == 1 and not ran
-    assert "error: fashion-mnist is neither in" in capsys.readouterr().err
+    assert (
+        "error: the download failed (Error downloading network is unreachable), and fashion-mnist is neither in"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_damaged_file_is_an_error_not_a_download(world, capsys):
     root, _ = world
     write(root / "data" / "FashionMNIST" / "raw")
-    (root / "data" / "FashionMNIST" / "raw" / fashion.FILES[0]).write_bytes(b"")
+    (root / "data" / "FashionMNIST" / "raw" / fashion_mnist.FILES[0]).write_bytes(b"")
     assert run(root) == 1
     assert "train-images-idx3-ubyte is damaged" in capsys.readouterr().err
 
@@ -95,10 +88,10 @@ def test_other_datasets(world, monkeypatch, capsys):
     assert run(root, "digits") == 0
     assert capsys.readouterr().out == "digits: 1438 training and 359 test images with scikit-learn\n"
 
-    def offline(self):
+    def offline(*arguments):
         raise OSError("network is unreachable")
 
-    monkeypatch.setattr(datasets.CIFAR10, "download", offline)
+    monkeypatch.setattr(datasets.utils, "download_url", offline)
     assert run(root, "cifar10") == 1
     assert "data_batch_1 not found" in (message := capsys.readouterr().err) and "network is unreachable" in message
     with pytest.raises(SystemExit):

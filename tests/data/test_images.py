@@ -5,11 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kit.data import DATASETS, Data, Split, load_data
-from kit.data.fashion import DEBIAN, FILES
-from kit.data.stratified import draw
-
-torch.set_num_threads(1)
+from kit.data import Data, Split, load_data
+from kit.data.fashion_mnist import DEBIAN, FILES
+from kit.data.stratified import stratified
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_limit_takes_a_balanced_subset_of_the_training_images(limit):
 
 def test_a_balanced_draw_takes_from_large_classes_what_small_ones_lack():
     labels = torch.tensor([0] * 3 + [1] * 50 + [3] * 50)  # class 2 has none
-    chosen, rest = draw(labels, 43, torch.Generator().manual_seed(0), proportional=False)
+    chosen, rest = stratified(labels, 43, torch.Generator().manual_seed(0), proportional=False)
     assert labels[chosen].bincount().tolist() == [3, 20, 0, 20]
     assert torch.equal(torch.cat([chosen, rest]).sort().values, torch.arange(103))
 
@@ -106,11 +104,11 @@ def test_validation_labels_are_clean_or_noisy_as_asked(digits, kind):
         ({"name": "fashion-mnits"}, "unknown dataset 'fashion-mnits': did you mean 'fashion-mnist'"),
         ({"limit": 1439}, "limit=1439, but digits has only 1438 training images"),
         ({"limit": 19}, "limit=19 is too small for digits: its 10 classes need at least 20"),
-        ({"val_fraction": 0}, "val_fraction=0, but it must lie between 0 and 1"),
-        ({"val_fraction": 1.0}, "val_fraction=1, but it must lie between 0 and 1"),
+        ({"val_fraction": 0}, "val_fraction=0, but it has to be a fraction between 0 and 1"),
+        ({"val_fraction": 1.0}, "val_fraction=1.0, but it has to be a fraction between 0 and 1"),
         ({"val_fraction": 0.0001}, "val_fraction=0.0001 leaves no validation image of 1438; raise it"),
         ({"val_fraction": 0.9999}, "val_fraction=0.9999 leaves no training image of 1438; lower it"),
-        ({"image_size": 0}, "image_size=0, but images have at least 1 pixel"),
+        ({"image_size": 0}, "image_size=0, but it has to be a whole number of at least 1, or None"),
         ({"noise": "symmetric", "noise_rate": 20}, "noise_rate=20, .* did you mean 0.2"),
         ({"noise_rate": 0.2}, "noise_rate=0.2 with noise='none' would change nothing"),
     ],
@@ -210,12 +208,6 @@ def test_a_split_needs_as_many_labels_as_images():
 def test_importing_stays_light():
     code = "import kit.data, sys; print([m for m in ('torchvision', 'sklearn', 'pandas', 'PIL') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
-
-
-def test_every_dataset_has_a_reader():
-    from kit.data.readers import READERS
-
-    assert list(READERS) == list(DATASETS)
 
 
 @pytest.mark.skipif(

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from kit.data import NOISE, corrupt
-from kit.data.difficulty import difficulty, flip_probability
+from kit.data.noise import difficulty, flip_probability
 
-torch.set_num_threads(1)
 N, C = 20_000, 10
 LABELS = torch.arange(N) % C
 IMAGES = torch.randint(256, (N, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

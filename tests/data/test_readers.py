@@ -2,29 +2,22 @@
 
 import gzip
 import hashlib
+import io
 import pickle
 import struct
+import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 import scipy.io
-import torch
+from dataset_files import idx, pixels, write_fashion_mnist
 from torchvision import datasets
 
-from kit.data import fashion, load_data
-from kit.data.fashion import FILES, read_idx
+from kit.data import fashion_mnist, load_data
+from kit.data.fashion_mnist import FILES, read_idx
 
-torch.set_num_threads(1)
-RNG = np.random.default_rng(0)
 TRAIN, TEST = 40, 20
-
-
-def pixels(n, *shape):
-    return RNG.integers(0, 256, (n, *shape), dtype=np.uint8)
-
-
-def idx(array) -> bytes:
-    return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
 
 
 def md5(path) -> str:
@@ -34,13 +27,12 @@ def md5(path) -> str:
 @pytest.fixture
 def fashion_root(tmp_path, monkeypatch):
     """Return a root with 40 training and 20 test images, the training files gzipped, and no Debian package."""
-    monkeypatch.setattr(fashion, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     raw = tmp_path / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, n in zip(FILES, (TRAIN, TRAIN, TEST, TEST), strict=True):
-        content = idx(pixels(n, 28, 28) if "images" in name else (np.arange(n) % 10).astype(np.uint8))
-        zipped = name.startswith("train")
-        (raw / (f"{name}.gz" if zipped else name)).write_bytes(gzip.compress(content) if zipped else content)
+    write_fashion_mnist(raw, TRAIN, TEST, side=28)
+    for name in FILES[:2]:
+        (raw / f"{name}.gz").write_bytes(gzip.compress((raw / name).read_bytes()))
+        (raw / name).unlink()
     return tmp_path
 
 
@@ -54,7 +46,7 @@ def test_fashion_mnist_gzipped_or_not(fashion_root):
 
 
 def test_fashion_mnist_falls_back_to_debians_files(fashion_root, monkeypatch):
-    monkeypatch.setattr(fashion, "DEBIAN", fashion_root / "FashionMNIST" / "raw")
+    monkeypatch.setattr(fashion_mnist, "DEBIAN", fashion_root / "FashionMNIST" / "raw")
     assert len(load_data("fashion-mnist", fashion_root / "elsewhere").test) == 20
 
 
@@ -107,6 +99,27 @@ def test_a_damaged_gzip_file_is_named(tmp_path, content):
         read_idx(path, 3)
 
 
+@pytest.mark.parametrize(
+    ("shape", "fault"),
+    [
+        ((5,), r"its header promises \[5\] bytes, but 6 follow, or more"),
+        ((2**30,), r"its header promises \[1073741824\] bytes, but expected 1 to 47040000"),
+        ((2**32 - 1,) * 3, r"its header promises \[4294967295, .*\] bytes, but expected 1 to 47040000"),
+    ],
+)
+def test_a_gzip_bomb_is_refused_before_it_is_inflated(tmp_path, shape, fault):
+    path = tmp_path / "bomb.gz"
+    header = struct.pack(f">{1 + len(shape)}I", 0x0800 + len(shape), *shape)
+    path.write_bytes(gzip.compress(header) + gzip.compress(bytes(2**20)) * 1024)  # 1 GiB in 1 MB
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=f"{path} is damaged: {fault}"):
+            read_idx(path, len(shape))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_fashion_mnist_labels_that_do_not_fit(fashion_root):
     path = fashion_root / "FashionMNIST" / "raw" / FILES[3]
     path.write_bytes(idx(np.full(19, 3, np.uint8)))
@@ -151,6 +164,41 @@ def test_cifar10(tmp_path, monkeypatch):
     batch.unlink()
     with pytest.raises(FileNotFoundError, match=f"cifar10: {batch} not found; put the published file there, or run"):
         load_data("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("member", "kind", "message"),
+    [
+        ("../outside", tarfile.REGTYPE, "outside the destination"),
+        ("cifar-10-batches-py/link", tarfile.SYMTYPE, "outside the destination|absolute path"),
+        ("cifar-10-batches-py/hard", tarfile.LNKTYPE, "outside the destination|absolute path"),
+        ("cifar-10-batches-py/device", tarfile.CHRTYPE, "is a special file"),
+        ("cifar-10-batches-py/fifo", tarfile.FIFOTYPE, "is a special file"),
+    ],
+)
+def test_an_archive_that_leads_elsewhere_is_not_unpacked(tmp_path, monkeypatch, member, kind, message):
+    root = tmp_path / "root"
+    root.mkdir()
+    entry = tarfile.TarInfo(member)
+    entry.type, entry.linkname = kind, "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
+    with tarfile.open(root / datasets.CIFAR10.filename, "w:gz") as archive:
+        archive.addfile(entry, io.BytesIO())
+    monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", md5(root / datasets.CIFAR10.filename))
+    with pytest.raises(FileNotFoundError, match=f"cifar10: .*the download failed: .*({message})"):
+        load_data("cifar10", root, download=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+    assert [path.name for path in root.rglob("*") if not path.is_dir()] == [datasets.CIFAR10.filename]
+
+
+def test_a_published_archive_is_unpacked(tmp_path, monkeypatch):
+    cls, names = datasets.CIFAR10, [f"class {i}" for i in range(10)]
+    write_cifar(tmp_path, monkeypatch, cls, {"data_batch_1": 40, "test_batch": 20}, "labels", names)
+    root = tmp_path / "root"
+    root.mkdir()
+    with tarfile.open(root / cls.filename, "w:gz") as archive:
+        archive.add(tmp_path / cls.base_folder, cls.base_folder)
+    monkeypatch.setattr(cls, "tgz_md5", md5(root / cls.filename))
+    assert load_data("cifar10", root, download=True).fingerprint() == load_data("cifar10", tmp_path).fingerprint()
 
 
 def test_cifar100_has_its_fine_labels(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def data():
 
 
 def test_halves_are_the_whole(data):
-    seen = data.seen_as("top", "bottom", "left", "right")
+    seen = data.with_views("top", "bottom", "left", "right")
     assert seen.shape == (1, 4, 8) and seen.view_shapes["left"] == (1, 8, 4)
     whole = next(data.batches("train", 32, epoch=3, augment="shift"))
     views, y = next(seen.batches("train", 32, epoch=3, augment="shift"))
@@ -26,9 +26,9 @@ def test_halves_are_the_whole(data):
 
 
 def test_an_input_of_its_own_without_further_views_is_a_tensor(data):
-    x, _ = next(data.seen_as("right").batches("test", 16))
+    x, _ = next(data.with_views("right").batches("test", 16))
     assert torch.equal(x, half(next(data.batches("test", 16))[0], "right")) and x.shape[1:] == (1, 8, 4)
-    plain = data.seen_as()
+    plain = data.with_views()
     assert plain.shape == data.shape and torch.is_tensor(next(plain.batches("test", 16))[0])
 
 
@@ -42,20 +42,20 @@ def test_views_by_hand():
 
 
 def test_a_view_of_ones_own(data):
-    seen = data.seen_as("image", dark=torch.neg)
+    seen = data.with_views("image", dark=torch.neg)
     views, _ = next(seen.batches("test", 4))
     assert torch.equal(views["dark"], -views["x"]) and seen.view_shapes == {"dark": (1, 8, 8)}
 
 
 def test_a_dataset_with_views_travels_to_other_processes(data):
-    seen = pickle.loads(pickle.dumps(data.seen_as("top", "bottom")))
+    seen = pickle.loads(pickle.dumps(data.with_views("top", "bottom")))
     assert seen.view_shapes == {"bottom": (1, 4, 8)}
 
 
 def test_refusals(data):
     with pytest.raises(ValueError, match="unknown view 'botom': did you mean 'bottom'"):
-        data.seen_as("image", "botom")
+        data.with_views("image", "botom")
     with pytest.raises(ValueError, match="seen in part already"):
-        data.seen_as("top").seen_as("left")
+        data.with_views("top").with_views("left")
     with pytest.raises(ValueError, match="columns 3 to 99, but there are 64"):
         columns(torch.zeros(2, 64), 3, 99)

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+
 import kit
 from tests.pipeline.ranks import on_ranks, run_all
 from tests.pipeline.test_exact import SETTINGS, assert_same_state, state_of

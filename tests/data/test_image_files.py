@@ -1,34 +1,23 @@
 """tiny-imagenet and imagenet, from small trees of JPEG files."""
 
+import os
+
 import pytest
 import torch
+from dataset_files import write_imagenet, write_jpeg, write_tiny_imagenet
 from PIL import Image
 
 from kit.data import load_data
+from kit.data.image_files import read_image
 
-torch.set_num_threads(1)
 WNIDS = ("n02", "n01", "n03")  # not sorted: wnids.txt gives the order of the classes
-
-
-def save(path, size, colour, mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path, format="JPEG", quality=95)
 
 
 @pytest.fixture
 def tiny(tmp_path):
     """Return a root with 8 training and 2 test images in each of 3 classes; class c is red 80 c, one is grey."""
-    base = tmp_path / "tiny-imagenet-200"
-    for c, wnid in enumerate(WNIDS):
-        for i in range(8):
-            save(base / f"train/{wnid}/images/{wnid}_{i}.JPEG", (64, 64), (80 * c, 9, 200))
-    save(base / "train/n02/images/n02_0.JPEG", (64, 64), 7, "L")
-    lines = []
-    for i in range(6):
-        save(base / f"val/images/val_{i}.JPEG", (64, 64), (80 * (i % 3), 9, 200))
-        lines.append(f"val_{i}.JPEG\t{WNIDS[i % 3]}\t0\t0\t62\t62")
-    (base / "val/val_annotations.txt").write_text("\n".join(lines) + "\n")
-    (base / "wnids.txt").write_text("\n".join(WNIDS) + "\n")
+    base = write_tiny_imagenet(tmp_path, WNIDS)
+    write_jpeg(base / "train/n02/images/n02_0.JPEG", (64, 64), 7, "L")
     return tmp_path
 
 
@@ -53,7 +42,7 @@ def test_tiny_imagenet_names_what_is_missing_or_damaged(tiny):
     with pytest.raises(FileNotFoundError, match="tiny-imagenet: .*wnids.txt not found; unpack http"):
         load_data("tiny-imagenet", tiny / "elsewhere")
     image = base / "train/n01/images/n01_3.JPEG"
-    save(image, (64, 60), 0)
+    write_jpeg(image, (64, 60), 0)
     with pytest.raises(ValueError, match=f"{image} is 60x64, but .* is 64x64"):
         load_data("tiny-imagenet", tiny, val_fraction=0.05)
     image.write_bytes(image.read_bytes()[:300])
@@ -65,7 +54,7 @@ def test_tiny_imagenet_names_what_is_missing_or_damaged(tiny):
     (base / "val/val_annotations.txt").write_text("val_0.JPEG\tn99\t0\t0\t1\t1\n")
     with pytest.raises(ValueError, match="val_0.JPEG has class 'n99', not in wnids.txt"):
         load_data("tiny-imagenet", tiny)
-    (base / "wnids.txt").write_text("n02 n77")
+    (base / "wnids.txt").write_text("n02\nn77")
     with pytest.raises(FileNotFoundError, match=r"train/n77/images/\*.JPEG not found"):
         load_data("tiny-imagenet", tiny)
     (base / "wnids.txt").write_text("")
@@ -73,17 +62,75 @@ def test_tiny_imagenet_names_what_is_missing_or_damaged(tiny):
         load_data("tiny-imagenet", tiny)
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        (
+            "val/val_annotations.txt",
+            "/etc/hostname\tn01\t0\t0\t1\t1",
+            "'/etc/hostname.*expected 6 column.s., the first a plain",
+        ),
+        ("val/val_annotations.txt", "../images/val_0.JPEG\tn01\t0\t0\t1\t1", "first a plain name; unpack"),
+        ("val/val_annotations.txt", "..\tn01\t0\t0\t1\t1", "first a plain name; unpack"),
+        ("val/val_annotations.txt", "a/val_0.JPEG\tn01\t0\t0\t1\t1", "first a plain name; unpack"),
+        ("val/val_annotations.txt", "val_1.JPEG", "'val_1.JPEG', but expected 6 column.s."),
+        ("val/val_annotations.txt", "", "'', but expected 6 column.s."),
+        ("val/val_annotations.txt", "val_1.JPEG\tn02\t0\t0\t1\t1", "'val_1.JPEG' stands there a second time"),
+        ("wnids.txt", "n01", "'n01' stands there a second time"),
+        ("wnids.txt", "../n01", "'../n01', but expected 1 column.s., the first a plain name"),
+        ("wnids.txt", "/tmp/n01", "'/tmp/n01', but expected"),
+        ("wnids.txt", "n04 n05", "'n04 n05', but expected 1 column.s."),
+        ("wnids.txt", "\xff", "but expected 1 column.s., the first a plain name"),
+    ],
+)
+def test_tiny_imagenets_lists_hold_plain_names_each_once(tiny, file, line, message):
+    path = tiny / "tiny-imagenet-200" / file
+    lines = path.read_text().splitlines()
+    path.write_bytes("\n".join([*lines, line, "n01"]).encode("latin-1"))
+    with pytest.raises(ValueError, match=f"^tiny-imagenet: {path}, line {len(lines) + 1}: .*{message}"):
+        load_data("tiny-imagenet", tiny)
+
+
+def test_what_is_no_regular_file_is_not_opened(tiny):
+    path = tiny / "tiny-imagenet-200/train/n01/images/n01_3.JPEG"
+    path.unlink()
+    os.mkfifo(path)  # to open it would wait for a writer
+    with pytest.raises(ValueError, match=f"{path} is no regular file; delete it and get it again"):
+        load_data("tiny-imagenet", tiny, val_fraction=0.05)
+    for other in (tiny, path.with_name("missing")):
+        with pytest.raises(ValueError, match="is no regular file"):
+            read_image(other)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match="is no regular file"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("limit", [3000, 1000])  # above it Pillow warns, above the double it raises
+def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    write_jpeg(tmp_path / "bomb.JPEG", (64, 64), 0)
+    with pytest.raises(
+        ValueError, match=f"{tmp_path}/bomb.JPEG is too large an image .*4096 pixels.*decompression bomb"
+    ):
+        read_image(tmp_path / "bomb.JPEG")
+
+
+def test_damaged_images_of_other_formats_are_named(tmp_path):
+    path = tmp_path / "image.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    content = path.read_bytes()
+    for damaged in (content[:200], content[:100] + bytes(50) + content[150:], b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{path} is not a whole image"):
+            read_image(path)
+
+
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
     """Return a root with 6 training and 2 val images of noise in each of 2 classes, of unequal sizes."""
-    root, rng = tmp_path_factory.mktemp("imagenet"), torch.Generator().manual_seed(0)
-    for part, n in (("train", 6), ("val", 2)):
-        for wnid in ("n01", "n02"):
-            for i in range(n):
-                path = root / f"imagenet/{part}/{wnid}/{i}.JPEG"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                noise = torch.randint(256, (90 + i, 120, 3), dtype=torch.uint8, generator=rng)
-                Image.fromarray(noise.numpy()).save(path, format="JPEG")
+    root = tmp_path_factory.mktemp("imagenet")
+    write_imagenet(root, {"train": 6, "val": 2})
     return root
 
 
@@ -136,7 +183,7 @@ def test_imagenet_names_what_is_missing_or_damaged(tmp_path):
         load_data("imagenet", tmp_path)
     for part, wnid in (("train", "n01"), ("train", "n02"), ("val", "n01")):
         for i in range(6):
-            save(tmp_path / f"imagenet/{part}/{wnid}/{i}.JPEG", (40, 40), i)
+            write_jpeg(tmp_path / f"imagenet/{part}/{wnid}/{i}.JPEG", (40, 40), i)
     with pytest.raises(ValueError, match="differ in 1 classes, e.g. n02"):
         load_data("imagenet", tmp_path)
     (tmp_path / "imagenet/val/n02").mkdir()

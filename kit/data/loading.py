@@ -1,0 +1,114 @@
+"""`load_data`: a named dataset, cut into splits, with the label noise and the views asked for."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kit.data.dataset import Data, Split
+from kit.data.image_files import ImageFiles
+from kit.data.noise import check_labels, flip_labels
+from kit.data.readers import DATASETS
+from kit.data.settings import DataSettings
+from kit.data.stratified import stratified
+from kit.seeds import derive, generator
+from kit.settings import Folder, accept
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def load_data(
+    dataset: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    seed: int = 0, **others: object,
+) -> Data:  # fmt: skip
+    """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
+
+    `others` are the further settings of `DataSettings`, such as `limit` or `noise`. `seed` is its `data_seed`: the seed
+    of a training run is another one, so runs may share one dataset.
+
+    The test split is the published one ("digits", which has none: a fixed fifth) and is never cut, limited or noisy. Of
+    the training images that `limit` leaves, the share `val_fraction`, stratified by class, becomes the validation split
+    and the rest the training split. Images are resized bilinearly with antialiasing; imagenet's `image_size` is that of
+    its crops, 224 unless given. `download=True` fetches what is missing. `num_workers` processes decode imagenet
+    (None: one per CPU, at most 8).
+
+    Raises FileNotFoundError naming a file or folder that is missing and how to get it; ValueError for settings that
+    cannot be, a damaged file, labels out of range, or a limit, fraction or noise that these data cannot meet.
+    """
+    settings = dataset
+    if not isinstance(dataset, DataSettings):
+        settings = DataSettings(dataset=dataset, root=root, data_seed=seed, **accept("setting", others, DataSettings))
+    name, seed = settings.dataset, settings.data_seed
+    read, augmentation = DATASETS[name]
+    *splits, classes = read(Path(settings.root).expanduser().absolute(), download)
+    published, test = (Split(images, labels) for images, labels in splits)
+    check_labels(published.labels, len(classes), f"{name}, training labels")
+    check_labels(test.labels, len(classes), f"{name}, test labels")
+    parts = *_cut(published, len(classes), settings), test
+    train, val, test = (replace(part, images=_ready(part.images, settings.image_size)) for part in parts)
+    mean, std = _statistics(train.images)
+    if settings.noise != "none":
+        train = _with_noise(train, len(classes), settings, seed)
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation")) if settings.noisy_val else val
+    shape = tuple(train.images.shape[1:])
+    workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    data = Data(name, train, val, test, shape, classes, mean, std, settings.augment or augmentation, workers)
+    data = data.with_views(*settings.views or ())
+    return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
+
+
+def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
+    """Draw the subset and cut it into the training and the validation split.
+
+    Each draw has a generator of its own, so that it is the same whatever the others are asked for.
+    """
+    name, limit, share = settings.dataset, settings.limit, settings.val_fraction
+    rows = torch.arange(len(split))
+    if limit is not None:
+        if limit > len(split):
+            raise ValueError(f"limit={limit}, but {name} has only {len(split)} training images; None takes them all")
+        if limit < 2 * num_classes:
+            need = f"its {num_classes} classes need at least {2 * num_classes}, two images each"
+            raise ValueError(f"limit={limit} is too small for {name}: {need}")
+        rows, _ = stratified(split.labels, limit, generator(settings.data_seed, "subset"), proportional=False)
+    count = round(len(rows) * share)
+    if not 0 < count < len(rows):
+        empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
+        raise ValueError(f"val_fraction={share:g} leaves no {empty} image of {len(rows)}; {way} it")
+    draws = generator(settings.data_seed, "validation")
+    val, train = stratified(split.labels[rows], count, draws, proportional=True)
+    return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
+
+
+def _with_noise(split: Split, num_classes: int, settings: DataSettings, seed: int) -> Split:
+    kind, rate = settings.noise, settings.noise_rate
+    labels, changed = flip_labels(split.labels, num_classes, kind, rate, seed, split.images)
+    return replace(split, labels=labels, noisy=changed)
+
+
+def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles:
+    """Read images that fit into memory, and bring them to `size`; imagenet stays files."""
+    if isinstance(images, ImageFiles):
+        if images.size is not None:
+            return replace(images, size=size or images.size)
+        images = images.load()
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    parts = images.split(2000)  # as floats, all at once would need four times the memory
+    resized = (F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in parts)
+    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in resized])
+
+
+def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, each float32 (C,) in units of [0, 1]; ImageNet's usual ones for files."""
+    if not isinstance(images, Tensor):
+        return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
+    share = histogram / histogram.sum(1, keepdim=True)
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    std = (share @ level.square() - mean.square()).clamp(min=0).sqrt()
+    return mean.float(), torch.where(std < 1e-6, 1, std).float()
