@@ -21,7 +21,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load_data(
-    dataset: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
@@ -38,9 +38,10 @@ def load_data(
     Raises FileNotFoundError naming a file or folder that is missing and how to get it; ValueError for settings that
     cannot be, a damaged file, labels out of range, or a limit, fraction or noise that these data cannot meet.
     """
-    settings = dataset
-    if not isinstance(dataset, DataSettings):
-        settings = DataSettings(dataset=dataset, root=root, data_seed=seed, **accept("setting", others, DataSettings))
+    settings = name
+    if not isinstance(name, DataSettings):
+        given = {"dataset": name, "root": root, "data_seed": seed}
+        settings = DataSettings(**given | accept("setting", others, DataSettings))
     name, seed = settings.dataset, settings.data_seed
     read, augmentation = DATASETS[name]
     *splits, classes = read(Path(settings.root).expanduser().absolute(), download)
