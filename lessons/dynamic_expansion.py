@@ -43,6 +43,20 @@ def step_flops(net, x: Tensor, y: Tensor) -> int:
     return flops(lambda: twin.step(x.to(net.device), y.to(net.device)))
 
 
+class FlopsByEpoch:
+    """Counts the training FLOPs of each epoch: `kit.fit(net, data, config, on_epoch=flops)`; `spent` has them by epoch.
+
+    `x` (B, …), `y` (B,) are a batch of the training images, of which an epoch has `num_batches`.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, num_batches: int):
+        self.x, self.y, self.num_batches = x, y, num_batches
+        self.spent: dict[int, int] = {}
+
+    def __call__(self, epoch: int, net) -> None:
+        self.spent[epoch] = step_flops(net, self.x, self.y) * self.num_batches
+
+
 def phases(costs: Sequence[float], budget: float, tolerance: float = 0.01) -> list[int]:
     """Return whole numbers of epochs for phases whose epochs cost `costs`, which together spend `budget`.
 

@@ -10,6 +10,8 @@ import pandas as pd
 import seaborn as sns
 from numpy.typing import ArrayLike
 
+from kit.errors import unknown
+from kit.train.record import History
 from lessons import widgets
 from lessons.style import (
     Picture,
@@ -24,6 +26,25 @@ from lessons.style import (
 )
 
 CORRUPTED, UNTOUCHED = "#d55e00", "0.55"
+
+
+def block_per_layer(backbone: str, depth: int, **options: object) -> dict[str, object]:
+    """Return `RunConfig` settings: the first `depth` layers of `mlp`, or groups of `vgg-paper`, a block each.
+
+    `options` are more of the backbone's.
+    """
+    parts = {"mlp": ("depth", "layer"), "vgg-paper": ("groups", "block")}
+    if backbone not in parts:
+        raise unknown("backbone of this lesson", backbone, parts)
+    count, name = parts[backbone]
+    cuts = tuple(f"{name}{k}" for k in range(1, depth))
+    return {"backbone_options": {count: depth, **options}, "num_blocks": depth, "cuts": cuts}
+
+
+def chosen_and_best(history: History) -> tuple[float, float]:
+    """Return the last exit's test accuracy at the epoch that validation chooses, and at the best one."""
+    val, test = (history.accuracy(split).iloc[:, -1] for split in ("val", "test"))
+    return test[val.idxmax()], test.max()
 
 
 @styled

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from kit.measure import representations
 from kit.modules import evaluating
 from lessons import widgets
 from lessons.style import Picture, percent, pixels, styled
@@ -27,6 +28,20 @@ def stage_outputs(net, x: Tensor) -> list[Tensor]:
     """
     with evaluating(net):
         return [visit.h.float() for visit in net.walk(net.signal(x))]
+
+
+def read_linearly(net, x: Tensor, y: Tensor, images: ArrayLike, blocks: Mapping[str, int]) -> dict[str, float]:
+    """Return what linear maps read off blocks' outputs: `class, NAME`, an accuracy, and `image, NAME`, a share.
+
+    `blocks` are numbers from 1 by name; `x` (B, …), `y` (B,) and `images` (B, C, H, W) are the same samples. See
+    `kit.measure.representations`: `linear_probe` and `linear_reconstruction`.
+    """
+    outputs, found = stage_outputs(net, x), {}
+    for name, number in blocks.items():
+        z = outputs[number - 1].flatten(1).numpy()
+        found[f"class, {name}"] = representations.linear_probe(z, y.numpy())
+        found[f"image, {name}"], _ = representations.linear_reconstruction(z, images)
+    return found
 
 
 @styled

@@ -6,10 +6,9 @@ from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
+import torch
 import torch.nn.functional as F
 from torch import nn
-
-from kit import exits
 
 SHARES = {
     "memorised": "corrupted images answered with their wrong label",
@@ -19,25 +18,28 @@ SHARES = {
 
 
 def training_answers(net: nn.Module, data, batch_size: int = 512) -> pd.DataFrame:
-    """Return what every exit answers to every training image: a row per (block, image).
+    """Return what every exit answers to every training image: a row per (image, block).
 
-    Columns: image (its position in `data.train`), block (the exit, from 1), given (the label trained on), true (the
-    label before noise), corrupted (whether they differ), answer, and loss, the cross-entropy with the given label.
+    Columns: image (its position in `data.train`), block (the exit, from 1), given (the label trained on), answer, loss
+    (the cross-entropy with the given label), true (the label before noise), corrupted (whether the two labels differ).
     """
-    device = next(net.parameters()).device
-    logits, given = exits.collect(net, data.batches(data.train, batch_size, device=device))
-    num_exits, num_images, _ = logits.shape
-    table = pd.DataFrame(
-        {
-            "image": np.tile(np.arange(num_images), num_exits),
+    device, first, parts = next(net.parameters()).device, 0, []
+    for x, y in data.batches(data.train, batch_size, device=device):
+        logits = torch.stack(net.predict(x))  # (exits, images, classes)
+        num_exits, num_images, _ = logits.shape
+        given = y.repeat(num_exits)
+        part = {
+            "image": np.tile(np.arange(first, first + num_images), num_exits),
             "block": np.repeat(np.arange(1, num_exits + 1), num_images),
-            "given": given.repeat(num_exits).cpu(),
-            "true": data.train.clean_labels.repeat(num_exits).cpu(),
+            "given": given.cpu(),
             "answer": logits.argmax(2).flatten().cpu(),
-            "loss": F.cross_entropy(logits.flatten(0, 1), given.repeat(num_exits), reduction="none").cpu(),
+            "loss": F.cross_entropy(logits.flatten(0, 1), given, reduction="none").cpu(),
         }
-    )
-    return table.assign(corrupted=table["given"] != table["true"])
+        parts.append(pd.DataFrame(part))
+        first += num_images
+    table = pd.concat(parts, ignore_index=True)
+    true = data.train.clean_labels.cpu().numpy()[table["image"]]
+    return table.assign(true=true, corrupted=table["given"] != true)
 
 
 def answer_shares(table: pd.DataFrame) -> pd.DataFrame:
@@ -50,12 +52,11 @@ def answer_shares(table: pd.DataFrame) -> pd.DataFrame:
         True: {"says_given": "memorised", "says_true": "recovered", "loss": "loss_corrupted"},
     }
     said = table.assign(says_given=table["answer"] == table["given"], says_true=table["answer"] == table["true"])
-    means = said.groupby(["corrupted", "block"])[["says_given", "says_true", "loss"]].mean()
-    parts = [
-        means.loc[corrupted, list(names[corrupted])].rename(columns=names[corrupted])
-        for corrupted in sorted(set(table["corrupted"]))
-    ]
-    return pd.concat([part.melt(var_name="metric", ignore_index=False) for part in parts]).reset_index()
+    parts = []
+    for corrupted in sorted(set(table["corrupted"])):
+        own = said[said["corrupted"] == corrupted].groupby("block")[list(names[corrupted])].mean()
+        parts.append(own.rename(columns=names[corrupted]).melt(var_name="metric", ignore_index=False))
+    return pd.concat(parts).reset_index()
 
 
 class Memorisation:
