@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from kit.errors import unknown
 from kit.measure.representations import PROJECTIONS, spectrum
@@ -161,9 +162,7 @@ def exit_probabilities(
 ) -> Picture:
     """Draw one image (C, H, W) in [0, 1] and every exit's answer to it, as probabilities (softmax of `logits` (C,))."""
     short = len("".join(classes)) < 15
-    scores = np.stack([np.asarray(row, dtype=float) for row in logits])
-    shares = np.exp(scores - scores.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    shares = softmax(np.stack([np.asarray(row, dtype=float) for row in logits]), axis=1)
     figure = Picture(figsize=(6.6, (2.8 if short else 3.6) + 0.1 * len(shares)))
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.4))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.19 if short else 0.42, top=0.84, wspace=0.18)
