@@ -52,10 +52,10 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned]):
             add(args.out, future.result())
-    from lessons import method_comparison
+    from lessons import local_losses_and_context as lesson
 
-    table = method_comparison.load(args.out)
-    print(method_comparison.summary(table, with_n=True).to_string())
+    table = lesson.read_accuracy(args.out)
+    print(lesson.error_summary(table, with_n=True).to_string())
     draw(table, args.plot)
 
 
@@ -126,10 +126,10 @@ def add(out: Path, found: dict) -> None:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    from lessons import plots
+    from lessons.local_losses_and_context import error_by_blocks
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    plots.error_by_blocks(table).savefig(path, bbox_inches="tight")
+    error_by_blocks(table).savefig(path, bbox_inches="tight")
     print(f"drawn to {path}")
 
 

@@ -1,21 +1,22 @@
-"""Figures of nets that grow, from their tidy records, and the explorer that scrubs through a training run."""
+"""Lesson 4: nets that grow, read from their tidy records, and the explorer that scrubs through a training run."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from itertools import product
 
 import ipywidgets as w
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy import stats
+from torch import Tensor
 
-from lessons import plots, widgets
+from kit.measure.costs import flops
+from lessons import widgets
+from lessons.style import Picture, exit_colours, marked_lines, metric_rows, percent, styled, whole_numbers
 
 COLOURS = {"new": "#de8f05", "learning": "#0173b2", "frozen": "0.72", "to come": "white"}
 
@@ -36,6 +37,26 @@ def blocks_by_epoch(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["epoch", "block", "state"])
 
 
+def step_flops(net, x: Tensor, y: Tensor) -> int:
+    """Return the FLOPs of a training step on inputs `x` (B, …) and labels `y` (B,), counted on a copy of `net`."""
+    twin = copy.deepcopy(net).train()
+    return flops(lambda: twin.step(x.to(net.device), y.to(net.device)))
+
+
+class FlopsByEpoch:
+    """Counts the training FLOPs of each epoch: `kit.fit(net, data, config, on_epoch=flops)`; `spent` has them by epoch.
+
+    `x` (B, …), `y` (B,) are a batch of the training images, of which an epoch has `num_batches`.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, num_batches: int):
+        self.x, self.y, self.num_batches = x, y, num_batches
+        self.spent: dict[int, int] = {}
+
+    def __call__(self, epoch: int, net) -> None:
+        self.spent[epoch] = step_flops(net, self.x, self.y) * self.num_batches
+
+
 def phases(costs: Sequence[float], budget: float, tolerance: float = 0.01) -> list[int]:
     """Return whole numbers of epochs for phases whose epochs cost `costs`, which together spend `budget`.
 
@@ -50,20 +71,19 @@ def phases(costs: Sequence[float], budget: float, tolerance: float = 0.01) -> li
     return list(min(product(*most), key=rank))
 
 
-def difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
     """Return the mean of a - b over pairs (same seed), and the ends of its Student-t confidence interval.
 
     Raises ValueError for fewer than two pairs.
     """
     if len(a) != len(b) or len(a) < 2:
         raise ValueError(f"{len(a)} and {len(b)} values, but an interval takes at least 2 pairs: give more seeds")
-    gaps = np.asarray(a) - np.asarray(b)
-    half = stats.t.ppf((1 + level) / 2, len(gaps) - 1) * gaps.std(ddof=1) / len(gaps) ** 0.5
-    return float(gaps.mean()), float(gaps.mean() - half), float(gaps.mean() + half)
+    low, high = stats.ttest_rel(a, b).confidence_interval(level)
+    return float((np.asarray(a) - np.asarray(b)).mean()), float(low), float(high)
 
 
-@plots.styled
-def growing(table: pd.DataFrame, epoch: int | None = None, split: str = "val") -> Figure:
+@styled
+def growing(table: pd.DataFrame, epoch: int | None = None, split: str = "val") -> Picture:
     """Draw the accuracy of every exit up to `epoch` (None: the last), and beside it the net as it then was.
 
     `table` is the record of one run. Raises ValueError for an epoch that it does not hold.
@@ -72,8 +92,8 @@ def growing(table: pd.DataFrame, epoch: int | None = None, split: str = "val") -
     epoch = int(states["epoch"].max()) if epoch is None else epoch
     if epoch not in set(states["epoch"]):
         raise ValueError(f"epoch={epoch}, but the record has {states['epoch'].min()} to {states['epoch'].max()}")
-    rows = table[(table["metric"] == "accuracy") & (table["split"] == split)]
-    figure = plots.Picture(figsize=(10.5, 4.2), layout="constrained")
+    rows = metric_rows(table, "accuracy", split)
+    figure = Picture(figsize=(10.5, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1.3))
     _accuracies(left, rows, epoch)
     left.set_ylabel(f"{split} accuracy")
@@ -82,8 +102,7 @@ def growing(table: pd.DataFrame, epoch: int | None = None, split: str = "val") -
 
 
 def _accuracies(panel: Axes, rows: pd.DataFrame, epoch: int) -> None:
-    exits = sorted(rows["block"].unique())
-    for colour, block in zip(sns.color_palette("viridis", len(exits)), exits, strict=True):
+    for block, colour in exit_colours(set(rows["block"])).items():
         line = rows[rows["block"] == block].sort_values("epoch")
         past = line[line["epoch"] <= epoch]
         panel.plot(line["epoch"], line["value"], color=colour, alpha=0.15)
@@ -92,8 +111,8 @@ def _accuracies(panel: Axes, rows: pd.DataFrame, epoch: int) -> None:
             panel.axvline(line["epoch"].min() - 0.5, color="0.6", ls=":", lw=1.2)
     panel.axvline(epoch, color="0.3", lw=1)
     panel.set(xlabel="epoch (dotted: a block joins)")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    whole_numbers(panel.xaxis)
+    percent(panel.yaxis)
     panel.legend(loc="lower right")
 
 
@@ -110,8 +129,8 @@ def _blocks(panel: Axes, states: pd.DataFrame, epoch: int) -> None:
     panel.axis("off")
 
 
-@plots.styled
-def accuracy_over_flops(table: pd.DataFrame, split: str = "test") -> Figure:
+@styled
+def accuracy_over_flops(table: pd.DataFrame, split: str = "test") -> Picture:
     """Draw the last exit's accuracy over the training's FLOPs so far, a line per `net`, with its range over seeds.
 
     `table` has the columns net, seed, epoch, split, flops, value: a row per epoch.
@@ -119,7 +138,7 @@ def accuracy_over_flops(table: pd.DataFrame, split: str = "test") -> Figure:
     rows = table[table["split"] == split]
     if rows.empty:
         raise ValueError(f"the table holds no {split!r} split: it has {sorted(set(table['split']))}")
-    figure = plots.Picture(figsize=(7.2, 4.4), layout="constrained")
+    figure = Picture(figsize=(7.2, 4.4), layout="constrained")
     panel = figure.subplots()
     for net, own in rows.groupby("net", sort=False):
         line = own.groupby("epoch").agg(
@@ -128,57 +147,41 @@ def accuracy_over_flops(table: pd.DataFrame, split: str = "test") -> Figure:
         (drawn,) = panel.plot(line["flops"], line["mean"], marker="o", ms=5, label=net)
         panel.fill_between(line["flops"], line["low"], line["high"], color=drawn.get_color(), alpha=0.2)
     panel.set(xlabel="FLOPs spent on training", ylabel=f"{split} accuracy of the last exit")
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    percent(panel.yaxis)
     panel.legend(loc="best")
     return figure
 
 
-@plots.styled
-def accuracy_by_epoch(table: pd.DataFrame, joined: int | None = None) -> Figure:
+@styled
+def accuracy_by_epoch(table: pd.DataFrame, joined: int | None = None) -> Picture:
     """Draw the last exit's test accuracy by epoch, a line per `net`; `joined` is the epoch after which a block came.
 
     `table` has the columns net, seed, epoch, test; with several seeds the band is the 95 % confidence interval.
     """
-    figure = plots.Picture(figsize=(7.2, 4.2), layout="constrained")
+    figure = Picture(figsize=(7.2, 4.2), layout="constrained")
     panel = figure.subplots()
-    sns.lineplot(
-        table, x="epoch", y="test", hue="net", style="net", markers=True, dashes=False,
-        errorbar=plots.band(table), ax=panel,
-    )  # fmt: skip
+    marked_lines(panel, table, "epoch", "test", by="net", ms=None)
     if joined is not None:
         panel.axvline(joined + 0.5, color="0.5", ls=":", label="a block joins")
     panel.set(ylabel="test accuracy of the last exit")
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panel.yaxis.set_major_formatter(PercentFormatter(1))
+    whole_numbers(panel.xaxis)
+    percent(panel.yaxis)
     panel.legend(title=None)
     return figure
 
 
-def growth_explorer(tables: dict[str, pd.DataFrame]):
-    """Return the explorer for runs' records by name; headless, the static figure of the first in its place."""
-    explorer = GrowthExplorer(tables)
-    return explorer.figure() if widgets.headless() else explorer
+def growth_explorer(tables: dict[str, pd.DataFrame]) -> widgets.Explorer | Picture:
+    """Return the explorer for runs' records by name: scrub through training, and see blocks join, learn and rest.
 
+    Headless, the first run's last epoch in its place.
+    """
+    run = w.Dropdown(options=list(tables), description="run")
+    epoch = w.IntSlider(1, min=1, max=1, description="epoch", **widgets.SLIDER)
 
-class GrowthExplorer(widgets.PictureExplorer):
-    """Scrub through training, and see blocks join, learn and rest."""
+    def show_end(_: object = None) -> None:
+        last = int(tables[run.value]["epoch"].max())
+        epoch.max, epoch.value = last, last
 
-    def __init__(self, tables: dict[str, pd.DataFrame]):
-        self.tables = tables
-        self.run = w.Dropdown(options=list(tables), description="run")
-        style = {"description_width": "initial"}
-        self.epoch = w.IntSlider(1, min=1, max=1, description="epoch", continuous_update=False, style=style)
-        super().__init__([self.run, self.epoch], redrawing=[self.epoch])
-        self.run.observe(self.guarded(self.choose), "value")
-        self.guarded(self.choose)()
-
-    def choose(self) -> None:
-        """Show another run, at its last epoch."""
-        last = int(self.tables[self.run.value]["epoch"].max())
-        self.epoch.max = last
-        self.epoch.value = last
-        self.draw()
-
-    def figure(self) -> Figure:
-        """Return the figure that is shown."""
-        return growing(self.tables[self.run.value], self.epoch.value)
+    show_end()
+    run.observe(show_end, "value")  # before the figure: it is then drawn with an epoch that the run has
+    return widgets.figure_explorer(lambda run, epoch: growing(tables[run], epoch), run=run, epoch=epoch)

@@ -1,4 +1,4 @@
-"""Figures of representations: what a block's features look like. Pure functions, in the style of `plots`."""
+"""Figures of representations: what a block's features look like."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
+from scipy.special import softmax
 
 from kit.errors import unknown
 from kit.measure.representations import PROJECTIONS, spectrum
-from lessons.plots import Picture, styled
+from lessons.style import Picture, legend_below, marked_lines, percent, pixels, styled, whole_numbers
 
 COLOURINGS = ("class", "prediction", "corrupted")
 AXES = {"pca": "principal component", "tsne": "t-SNE axis"}
 
 
 @styled
-def spectra(features: Mapping[str, Sequence[ArrayLike]], num_values: int = 40) -> Figure:
+def spectra(features: Mapping[str, Sequence[ArrayLike]], num_values: int = 40) -> Picture:
     """Draw the singular values of every block's features (N, D), largest = 1, a panel per method.
 
     `features` is method → one array per block, first to last.
@@ -37,17 +36,17 @@ def spectra(features: Mapping[str, Sequence[ArrayLike]], num_values: int = 40) -
             values = spectrum(z)[:num_values]
             panel.plot(range(1, len(values) + 1), values / max(values[0], 1e-30), color=colour)
         panel.set(title=method, xlabel="direction, strongest first", yscale="log", ylim=(1e-4, 1.6))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(panel.xaxis)
     panels[0].set_ylabel("singular value / largest")
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.5, most + 0.5), mpl.colors.ListedColormap(colours))
     bar = figure.colorbar(scale, ax=list(panels), label="block")
-    bar.ax.yaxis.set_major_locator(MaxNLocator(min(most, 10), integer=True))
+    whole_numbers(bar.ax.yaxis, most=min(most, 10))
     bar.ax.grid(False)
     return figure
 
 
 @styled
-def cka_maps(matrices: Mapping[str, ArrayLike]) -> Figure:
+def cka_maps(matrices: Mapping[str, ArrayLike]) -> Picture:
     """Draw CKA matrices as heat maps with their numbers, a panel each.
 
     `matrices` is title → matrix; a title `A / B` names the rows A and the columns B.
@@ -70,7 +69,7 @@ def cka_maps(matrices: Mapping[str, ArrayLike]) -> Figure:
 
 
 @styled
-def by_block(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
+def by_block(table: pd.DataFrame, metrics: Mapping[str, str]) -> Picture:
     """Draw what was measured of every block in the last epoch, a panel per metric and a line per method.
 
     `table` has epoch, block, metric, value and optionally method; `metrics` is metric → label of its axis.
@@ -83,20 +82,15 @@ def by_block(table: pd.DataFrame, metrics: Mapping[str, str]) -> Figure:
         own = last[last["metric"] == metric]
         if own.empty:
             raise unknown("metric", metric, sorted(set(last["metric"])))
-        sns.lineplot(
-            own, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=8,
-            legend=panel is panels[0], ax=panel,
-        )  # fmt: skip
+        marked_lines(panel, own, "block", ms=8, legend=panel is panels[0])
         panel.set(xlabel="block (first to last)", ylabel=label)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(panel.xaxis)
         if metric in ("accuracy", "linear_probe"):
             panel.set_ylim(0, 1.03)
-            panel.yaxis.set_major_formatter(PercentFormatter(1))
+            percent(panel.yaxis)
         else:
             panel.set_ylim(bottom=0)
-    handles, names = panels[0].get_legend_handles_labels()
-    panels[0].get_legend().remove()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    legend_below(figure, panels[0])
     return figure
 
 
@@ -110,13 +104,12 @@ def embedding_map(
     colour: str = "class",
     projection: str = "pca",
     title: str = "",
-    marked: int | None = None,
-) -> Figure:
+) -> Picture:
     """Draw a map (N, 2) of a block's features.
 
     `colour` is `class` (the label), `prediction` (what the block answers), or `corrupted` (whether the label was);
-    wrong answers are crossed out where `predictions` are given. `marked` is the row to ring. Raises ValueError for
-    another colouring, or one whose data is not given.
+    wrong answers are crossed out where `predictions` are given. Raises ValueError for another colouring, or one whose
+    data is not given.
     """
     points, labels = np.asarray(points), np.asarray(labels)
     if colour not in COLOURINGS:
@@ -126,7 +119,7 @@ def embedding_map(
     needed = {"prediction": predictions, "corrupted": noisy, "class": labels}[colour]
     if needed is None or len(points) != len(labels) or len(points) == 0:
         raise ValueError(f"{len(points)} points and {len(labels)} labels: a map by {colour} takes one {colour} each")
-    figure = Picture(figsize=(6.6, 5.4))  # laid out by hand, like `answers`: explorers draw them at every move
+    figure = Picture(figsize=(6.6, 5.4))  # laid out by hand, like `exit_probabilities`: explorers draw at every move
     figure.subplots_adjust(left=0.13, right=0.98, bottom=0.2, top=0.93)
     panel = figure.subplots()
     if colour == "corrupted":
@@ -136,8 +129,6 @@ def embedding_map(
     if predictions is not None:
         wrong = np.asarray(predictions) != labels
         panel.scatter(*points[wrong].T, marker="x", s=30, color="black", linewidth=1.2, label="wrong answer")
-    if marked is not None:
-        panel.scatter(*points[marked], s=260, facecolor="none", edgecolor="black", linewidth=2.6)
     axis = AXES[projection]
     panel.set(title=title, xlabel=f"{axis} 1", ylabel=f"{axis} 2")
     panel.margins(0.06)
@@ -166,19 +157,16 @@ def _by_corruption(panel: Axes, points: np.ndarray, noisy: np.ndarray) -> None:
 
 
 @styled
-def answers(
+def exit_probabilities(
     image: ArrayLike, logits: Sequence[ArrayLike], label: int, classes: Sequence[str], noisy: bool = False
-) -> Figure:
+) -> Picture:
     """Draw one image (C, H, W) in [0, 1] and every exit's answer to it, as probabilities (softmax of `logits` (C,))."""
     short = len("".join(classes)) < 15
-    scores = np.stack([np.asarray(row, dtype=float) for row in logits])
-    shares = np.exp(scores - scores.max(1, keepdims=True))
-    shares /= shares.sum(1, keepdims=True)
+    shares = softmax(np.stack([np.asarray(row, dtype=float) for row in logits]), axis=1)
     figure = Picture(figsize=(6.6, (2.8 if short else 3.6) + 0.1 * len(shares)))
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.4))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.19 if short else 0.42, top=0.84, wspace=0.18)
-    picture = np.asarray(image).transpose(1, 2, 0)
-    left.imshow(picture.squeeze() if picture.shape[2] == 1 else picture, cmap="gray_r", vmin=0, vmax=1)
+    left.imshow(pixels(image), cmap="gray_r", vmin=0, vmax=1)
     left.set_title(f"label {classes[label]}" + ("\n(corrupted)" if noisy else ""), fontsize=12)
     left.set_axis_off()
     right.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from kit.files import atomic
 from kit.measure import representations
+from kit.modules import evaluating
 from kit.seeds import generator
+from kit.shapes import Shape, average
 
 FORMAT = "decoupled-kit embeddings 1"
 FILE = "embeddings.npz"
@@ -55,21 +57,12 @@ class Embeddings:
         if self.epochs is not None and epoch not in self.epochs:
             return
         self.about.setdefault("method", net.method)
-        training = net.training
-        net.eval()
-        try:
-            x = self.inputs.to(next(net.parameters()).device)
-            signal, number = net.signal(x, torch.as_tensor(self.labels, device=x.device)), 0
-            for block in net:
-                with block.autocast(signal.h):
-                    outputs = block.outputs(signal)
-                answers, signal = block.exits(signal)
-                for h, answer in zip(outputs, answers, strict=True):
-                    number += 1
-                    self.features[epoch, number] = pooled(h).float().cpu().numpy()
-                    self.logits[epoch, number] = answer.cpu().numpy()
-        finally:
-            net.train(training)
+        with evaluating(net):
+            for number, visit in enumerate(net.walk(net.signal(self.inputs.to(net.device))), 1):
+                shapes = visit.block.shapes
+                shape = shapes[visit.stage + 1] if shapes else Shape(visit.h.shape[1:])
+                self.features[epoch, number] = average(visit.h, shape).float().cpu().numpy()
+                self.logits[epoch, number] = visit.logits().cpu().numpy()
 
     @property
     def recorded_epochs(self) -> list[int]:
@@ -153,7 +146,7 @@ def sample(
     )
 
 
-def load(folder: str | Path) -> Embeddings:
+def read_embeddings(folder: str | Path) -> Embeddings:
     """Read what `save` wrote into a run's folder.
 
     Raises FileNotFoundError for a folder without embeddings, ValueError for a damaged file or another format.
@@ -191,16 +184,11 @@ def load(folder: str | Path) -> Embeddings:
     )
 
 
-def load_all(folder: str | Path) -> dict[str, Embeddings]:
+def read_runs(folder: str | Path) -> dict[str, Embeddings]:
     """Read the embeddings of a run's folder, or of every run in a folder of runs, by name of the run.
 
-    Raises FileNotFoundError where neither holds any, and what `load` raises.
+    Raises FileNotFoundError where neither holds any, and what `read_embeddings` raises.
     """
     folder = Path(folder)
     runs = [folder] if (folder / FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{FILE}"))
-    return {run.name: load(run) for run in runs} or {folder.name: load(folder)}
-
-
-def pooled(h: Tensor) -> Tensor:
-    """Return features (B, D): vectors as they are, maps (B, C, H, W) and tokens (B, T, D) averaged over places."""
-    return h.mean(dim=(2, 3)) if h.ndim == 4 else h.mean(dim=1) if h.ndim == 3 else h.flatten(1)
+    return {run.name: read_embeddings(run) for run in runs} or {folder.name: read_embeddings(folder)}

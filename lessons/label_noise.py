@@ -1,23 +1,54 @@
-"""Figures of label noise: who learns the mistakes by heart, where in depth, and which images are got wrong."""
+"""Lesson 3: who memorises wrong labels, at which depth, and which images are got wrong; and the explorer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import ipywidgets as w
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from lessons.plots import Picture, styled
+from kit.errors import unknown
+from kit.train.record import History
+from lessons import widgets
+from lessons.style import (
+    Picture,
+    exit_colours,
+    legend_below,
+    marked_lines,
+    metric_rows,
+    percent,
+    pixels,
+    styled,
+    whole_numbers,
+)
 
 CORRUPTED, UNTOUCHED = "#d55e00", "0.55"
 
 
+def block_per_layer(backbone: str, depth: int, **options: object) -> dict[str, object]:
+    """Return `RunConfig` settings: the first `depth` layers of `mlp`, or groups of `vgg-paper`, a block each.
+
+    `options` are more of the backbone's.
+    """
+    parts = {"mlp": ("depth", "layer"), "vgg-paper": ("groups", "block")}
+    if backbone not in parts:
+        raise unknown("backbone of this lesson", backbone, parts)
+    count, name = parts[backbone]
+    cuts = tuple(f"{name}{k}" for k in range(1, depth))
+    return {"backbone_options": {count: depth, **options}, "num_blocks": depth, "cuts": cuts}
+
+
+def chosen_and_best(history: History) -> tuple[float, float]:
+    """Return the last exit's test accuracy at the epoch that validation chooses, and at the best one."""
+    val, test = (history.accuracy(split).iloc[:, -1] for split in ("val", "test"))
+    return test[val.idxmax()], test.max()
+
+
 @styled
-def by_rate(numbers: pd.DataFrame) -> Figure:
+def by_rate(numbers: pd.DataFrame) -> Picture:
     """Draw means over seeds with their confidence intervals against the noise rate, a panel per measure.
 
     `numbers` has measure, case, noise, noise_rate, mean, low and high (the interval's ends; NaN for a single seed). A
@@ -38,97 +69,89 @@ def by_rate(numbers: pd.DataFrame) -> Figure:
                     markerfacecolor="white" if alone else colour, label=f"{case}, {noise}" if alone else case,
                 )  # fmt: skip
         panel.set(title=measure, xlabel="noise rate", ylabel="share")
-        panel.yaxis.set_major_formatter(PercentFormatter(1))
-    handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=11)
+        percent(panel.yaxis)
+    legend_below(figure, panels[0], ncols=4, fontsize=11)
     return figure
 
 
 @styled
-def over_epochs(table: pd.DataFrame, split: str = "test") -> Figure:
+def over_epochs(table: pd.DataFrame, split: str = "test") -> Picture:
     """Draw the accuracy of every exit over the epochs: a row per method, a column per noise rate.
 
     `table` has method, noise_rate, epoch, split, block, metric, value. Memorisation shows as the fall after the peak.
     """
-    rows = table[(table["metric"] == "accuracy") & (table["split"] == split)]
+    rows = metric_rows(table, "accuracy", split)
     methods, rates, exits = (list(dict.fromkeys(rows[key])) for key in ("method", "noise_rate", "block"))
     figure = Picture(figsize=(3.4 * len(rates) + 1.4, 2.7 * len(methods) + 0.6), layout="constrained")
     panels = figure.subplots(len(methods), len(rates), sharex=True, sharey=True, squeeze=False)
-    colours = dict(zip(sorted(exits), sns.color_palette("viridis", len(exits)), strict=True))
+    colours = exit_colours(exits)
     for i, method in enumerate(methods):
         for j, rate in enumerate(rates):
             own = rows[(rows["method"] == method) & (rows["noise_rate"] == rate)]
             for block, line in own.groupby("block"):
                 panels[i, j].plot(line["epoch"], line["value"], color=colours[block], label=f"exit {block}")
-            panels[i, j].yaxis.set_major_formatter(PercentFormatter(1))
-            panels[i, j].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
+            percent(panels[i, j].yaxis)
+            whole_numbers(panels[i, j].xaxis, most=4)
             panels[0, j].set_title(f"rate {rate:g}")
             panels[-1, j].set_xlabel("epoch")
         panels[i, 0].set_ylabel(f"{method}\n{split} accuracy")
     fullest = max(panels.flat, key=lambda panel: len(panel.lines))
-    figure.legend(*fullest.get_legend_handles_labels(), loc="outside lower center", ncols=len(exits), fontsize=11)
+    legend_below(figure, fullest, fontsize=11)
     return figure
 
 
 @styled
-def wrong_against_true(table: pd.DataFrame) -> Figure:
+def wrong_against_true(table: pd.DataFrame) -> Picture:
     """Draw, epoch by epoch, the share of corrupted images answered with their wrong label against their true one.
 
     A panel per method, a line per exit, the last epoch a dot; `table` has method, epoch, block, metric (memorised,
-    recovered), value. Up and to the left is learning by heart; down and to the right is seeing through the noise.
+    recovered), value. Up and to the left is memorising; down and to the right is seeing through the noise.
     """
     rows = table[table["metric"].isin(["memorised", "recovered"])]
     wide = rows.pivot_table(index=["method", "block", "epoch"], columns="metric", values="value", sort=False)
     methods = list(dict.fromkeys(rows["method"]))
     figure = Picture(figsize=(3.9 * len(methods) + 1.2, 4.2), layout="constrained")
     panels = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
-    exits = sorted(rows["block"].unique())
-    colours = dict(zip(exits, sns.color_palette("viridis", len(exits)), strict=True))
+    colours = exit_colours(set(rows["block"]))
     for panel, method in zip(panels, methods, strict=True):
         for block, line in wide.loc[method].groupby(level="block"):
             line = line.sort_index()
             panel.plot(line["recovered"], line["memorised"], color=colours[block], label=f"exit {block}")
             panel.plot(line["recovered"].iloc[-1], line["memorised"].iloc[-1], "o", ms=9, color=colours[block])
         panel.set(title=method, xlabel="corrupted images: true label", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
-        for axis in (panel.xaxis, panel.yaxis):
-            axis.set_major_formatter(PercentFormatter(1))
+        percent(panel.xaxis, panel.yaxis)
     panels[0].set_ylabel("corrupted images: wrong label")
     panels[-1].legend(loc="upper right", fontsize=11)
     return figure
 
 
 @styled
-def by_depth(table: pd.DataFrame, metric: str = "memorised") -> Figure:
+def by_depth(table: pd.DataFrame, metric: str = "memorised") -> Picture:
     """Draw a share (memorised, recovered, fitted) in the last epoch against depth: a line per method, a panel per rate.
 
     `table` has method, noise_rate, epoch, block, metric, value.
     """
-    rows = table[table["metric"] == metric]
+    rows = metric_rows(table, metric)
     rows = rows[rows["epoch"] == rows["epoch"].max()]
     rates = sorted(rows["noise_rate"].unique())
     figure = Picture(figsize=(max(3.9 * len(rates) + 0.6, 7.4), 4.3), layout="constrained")
     panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
     for panel, rate in zip(panels, rates, strict=True):
         own = rows[rows["noise_rate"] == rate]
-        sns.lineplot(
-            own, x="block", y="value", hue="method", style="method", markers=True, dashes=False, ms=9,
-            legend=panel is panels[-1], ax=panel,
-        )  # fmt: skip
+        marked_lines(panel, own, "block", legend=panel is panels[-1])
         panel.set(title=f"rate {rate:g}", xlabel="exit (first to last)", ylabel=f"{metric}, last epoch")
-        panel.yaxis.set_major_formatter(PercentFormatter(1))
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles, names = panels[-1].get_legend_handles_labels()
-    panels[-1].get_legend().remove()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+        percent(panel.yaxis)
+        whole_numbers(panel.xaxis)
+    legend_below(figure, panels[-1])
     return figure
 
 
 @styled
-def loss_histograms(answers: pd.DataFrame, title: str = "") -> Figure:
+def loss_histograms(answers: pd.DataFrame, title: str = "") -> Picture:
     """Draw the losses of untouched and corrupted training images, a panel per block.
 
-    `answers` has block, loss, corrupted: see `lessons.memorisation.answers`. The further apart the two are, the
-    easier a wrong label is found out; where they lie over each other, all has been learnt by heart.
+    `answers` has block, loss, corrupted: see `lessons.memorisation.training_answers`. The further apart the two are,
+    the easier a wrong label is found out; where they lie over each other, all has been memorised.
     """
     blocks = sorted(answers["block"].unique())
     figure = Picture(figsize=(3.3 * len(blocks) + 0.6, 3.8), layout="constrained")
@@ -147,28 +170,27 @@ def loss_histograms(answers: pd.DataFrame, title: str = "") -> Figure:
 
 
 @styled
-def gallery(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], num_images: int = 8) -> Figure:
+def mistakes(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], num_images: int = 8) -> Picture:
     """Show training images that each exit answers with another class than they truly show, a row per exit.
 
-    First corrupted ones, framed, those best learnt by heart leading; then untouched ones, the grossest mistakes first.
+    First corrupted ones, framed, the best memorised leading; then untouched ones, the grossest mistakes first.
 
     `images` are (N, C, H, W) in [0, 1] or uint8; `answers` as for `loss_histograms`, with image, true and answer.
     Above each: what it is, and what the exit says.
     """
-    pixels, blocks = np.asarray(images), sorted(answers["block"].unique())
+    images, blocks = np.asarray(images), sorted(answers["block"].unique())
     figure = Picture(figsize=(1.55 * num_images, 2.15 * len(blocks)), layout="constrained")
     panels = figure.subplots(len(blocks), num_images, squeeze=False)
     for row, block in zip(panels, blocks, strict=True):
         own = answers[(answers["block"] == block) & (answers["answer"] != answers["true"])]
-        by_heart = own[own["corrupted"]].sort_values("loss").head(num_images // 2)
-        mistakes = own[~own["corrupted"]].sort_values("loss", ascending=False).head(num_images - len(by_heart))
-        shown = list(pd.concat([by_heart, mistakes]).itertuples())
+        memorised = own[own["corrupted"]].sort_values("loss").head(num_images // 2)
+        untouched = own[~own["corrupted"]].sort_values("loss", ascending=False).head(num_images - len(memorised))
+        shown = list(pd.concat([memorised, untouched]).itertuples())
         for panel in row:
             panel.set(xticks=[], yticks=[])
             panel.grid(False)
         for panel, wrong in zip(row, shown, strict=False):
-            picture = pixels[wrong.image].transpose(1, 2, 0)
-            panel.imshow(picture.squeeze(2) if picture.shape[2] == 1 else picture, cmap="gray_r")
+            panel.imshow(pixels(images[wrong.image]), cmap="gray_r")
             panel.set_title(f"{classes[wrong.true]} → {classes[wrong.answer]}", fontsize=8)
             for side in panel.spines.values():
                 side.set(visible=wrong.corrupted, color=CORRUPTED, linewidth=4)
@@ -177,7 +199,7 @@ def gallery(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], nu
 
 
 @styled
-def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Figure:
+def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Picture:
     """Draw one rate and exit: test accuracy over the epochs with `epoch` marked, and who answers what at that epoch.
 
     `table` has method, noise_rate, epoch, split, block, metric, value, with the accuracies on test and the shares
@@ -203,6 +225,19 @@ def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Figure
     right.set_xticks(range(len(methods)), methods, rotation=15, fontsize=11)
     right.set(title="corrupted images: true, wrong (hatched)", ylim=(0, 1.03))
     right.title.set_fontsize(12)
-    for axis in (left.yaxis, right.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
+    percent(left.yaxis, right.yaxis)
     return figure
+
+
+def noise_explorer(table: pd.DataFrame) -> widgets.Explorer | Picture:
+    """Return the explorer of `table` (see `at_epoch`): `at_epoch` under sliders for noise rate, exit and epoch.
+
+    It begins at the middle rate, the last exit and the last epoch; headless, the figure there in its place.
+    """
+    rates, exits, epochs = (sorted(set(table[key].tolist())) for key in ("noise_rate", "block", "epoch"))
+    return widgets.figure_explorer(
+        lambda rate, exit_, epoch: at_epoch(table, rate, exit_, epoch),
+        rate=w.SelectionSlider(options=rates, value=rates[len(rates) // 2], description="rate"),
+        exit_=w.SelectionSlider(options=exits, value=exits[-1], description="exit"),
+        epoch=w.SelectionSlider(options=epochs, value=epochs[-1], description="epoch"),
+    )

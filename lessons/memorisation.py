@@ -17,56 +17,53 @@ SHARES = {
 }
 
 
-@torch.no_grad()
-def answers(net: nn.Module, data, batch_size: int = 512) -> pd.DataFrame:
+def training_answers(net: nn.Module, data, batch_size: int = 512) -> pd.DataFrame:
     """Return what every exit answers to every training image: a row per (image, block).
 
-    Columns: image (its position in `data.train`), block (the exit, from 1), given (the label trained on), true (the
-    label before noise), corrupted (whether they differ), answer, and loss, the cross-entropy with the given label.
+    Columns: image (its position in `data.train`), block (the exit, from 1), given (the label trained on), answer, loss
+    (the cross-entropy with the given label), true (the label before noise), corrupted (whether the two labels differ).
     """
-    train, device, first, parts = data.train, next(net.parameters()).device, 0, []
-    for x, y in data.batches(train, batch_size, device=device):
-        rows = slice(first, first + len(y))
-        first += len(y)
-        for block, logits in enumerate(net.predict(x), 1):
-            part = {
-                "image": np.arange(rows.start, rows.stop),
-                "block": block,
-                "given": y.cpu().numpy(),
-                "true": train.clean_labels[rows].cpu().numpy(),
-                "answer": logits.argmax(1).cpu().numpy(),
-                "loss": F.cross_entropy(logits, y, reduction="none").cpu().numpy(),
-            }
-            parts.append(pd.DataFrame(part))
+    device, first, parts = next(net.parameters()).device, 0, []
+    for x, y in data.batches(data.train, batch_size, device=device):
+        logits = torch.stack(net.predict(x))  # (exits, images, classes)
+        num_exits, num_images, _ = logits.shape
+        given = y.repeat(num_exits)
+        part = {
+            "image": np.tile(np.arange(first, first + num_images), num_exits),
+            "block": np.repeat(np.arange(1, num_exits + 1), num_images),
+            "given": given.cpu(),
+            "answer": logits.argmax(2).flatten().cpu(),
+            "loss": F.cross_entropy(logits.flatten(0, 1), given, reduction="none").cpu(),
+        }
+        parts.append(pd.DataFrame(part))
+        first += num_images
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(corrupted=table["given"] != table["true"])
+    true = data.train.clean_labels.cpu().numpy()[table["image"]]
+    return table.assign(true=true, corrupted=table["given"] != true)
 
 
-def shares(table: pd.DataFrame) -> pd.DataFrame:
-    """Return block, metric, value: the shares of `SHARES`, in [0, 1], and the mean losses of `answers`' rows.
+def answer_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """Return block, metric, value: the shares of `SHARES`, in [0, 1], and the mean losses, of `training_answers`.
 
     Without corrupted images only `fitted` and `loss_untouched` are there.
     """
-    right = {"fitted": table["answer"] == table["given"], "memorised": table["answer"] == table["given"]}
-    right["recovered"] = table["answer"] == table["true"]
-    rows = []
-    for corrupted, names in ((False, ("fitted",)), (True, ("memorised", "recovered"))):
-        of_kind = table["corrupted"] == corrupted
-        if not of_kind.any():
-            continue
-        for name in names:
-            means = right[name][of_kind].groupby(table["block"][of_kind]).mean()
-            rows += [(block, name, value) for block, value in means.items()]
-        losses = table[of_kind].groupby("block")["loss"].mean()
-        rows += [(block, f"loss_{'corrupted' if corrupted else 'untouched'}", value) for block, value in losses.items()]
-    return pd.DataFrame(rows, columns=["block", "metric", "value"])
+    names = {
+        False: {"says_given": "fitted", "loss": "loss_untouched"},
+        True: {"says_given": "memorised", "says_true": "recovered", "loss": "loss_corrupted"},
+    }
+    said = table.assign(says_given=table["answer"] == table["given"], says_true=table["answer"] == table["true"])
+    parts = []
+    for corrupted in sorted(set(table["corrupted"])):
+        own = said[said["corrupted"] == corrupted].groupby("block")[list(names[corrupted])].mean()
+        parts.append(own.rename(columns=names[corrupted]).melt(var_name="metric", ignore_index=False))
+    return pd.concat(parts).reset_index()
 
 
 class Memorisation:
-    """Records `shares` of a net while it trains: `kit.run(config, on_epoch=memorisation)`.
+    """Records `answer_shares` of a net while it trains: `kit.run(config, on_epoch=memorisation)`.
 
-    `table` has epoch, block, metric, value; `last` are the `answers` after the last epoch recorded, `epochs` those to
-    record (None: all).
+    `table` has epoch, block, metric, value; `last` are the `training_answers` after the last epoch recorded; `epochs`
+    are those to record (None: all).
     """
 
     def __init__(self, data, epochs: Collection[int] | None = None):
@@ -74,8 +71,8 @@ class Memorisation:
 
     def __call__(self, epoch: int, net: nn.Module) -> None:
         if self.epochs is None or epoch in self.epochs:
-            self.last = answers(net, self.data)
-            self.parts.append(shares(self.last).assign(epoch=epoch))
+            self.last = training_answers(net, self.data)
+            self.parts.append(answer_shares(self.last).assign(epoch=epoch))
 
     @property
     def table(self) -> pd.DataFrame:

@@ -8,8 +8,8 @@ from kit.backbones import backbone
 from kit.measure import memory
 from kit.measure.costs import parameters
 from kit.methods import REGISTRY, decouple
-from kit.methods.objectives import Objective
 from kit.net import Net
+from kit.objective import Objective
 from kit.splitting.paper_cuts import INFOPRO_CUTS
 from kit.splitting.split import split
 

@@ -1,14 +1,19 @@
-"""Figures of pipelines: who works when, and what more processors bring."""
+"""Lesson 8: who works when in a pipeline, what more processors bring, and the explorer of the cost model."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
+import ipywidgets as w
 import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from lessons.plots import styled
+from kit.pipeline.schedule import SCHEDULES
+from kit.pipeline.simulate import even, predict
+from lessons import widgets
+from lessons.style import Picture, marked_lines, styled, whole_numbers
 
 KINDS = {
     "F": "forward",
@@ -19,10 +24,11 @@ KINDS = {
     "S": "step: forward, local loss, backward, update",
 }
 COLOURS = {"F": 0, "B": 1, "I": 1, "W": 4, "U": 7, "S": 2}  # of seaborn's colour-blind palette
+RANKS = (2, 4, 8, 16, 32, 64)
 
 
 @styled
-def gantt(table: pd.DataFrame) -> Figure:
+def gantt(table: pd.DataFrame) -> Picture:
     """Draw which rank does what when, a panel per schedule; a bar carries the number of its (micro-)batch.
 
     `table` has the columns rank, kind, chunk, batch, start, end and optionally schedule, as
@@ -30,7 +36,7 @@ def gantt(table: pd.DataFrame) -> Figure:
     """
     table = table if "schedule" in table else table.assign(schedule="")
     names, num_ranks = list(table["schedule"].unique()), table["rank"].max() + 1
-    figure = Figure(figsize=(11, 0.7 + len(names) * (0.55 + 0.3 * num_ranks)), layout="constrained")
+    figure = Picture(figsize=(11, 0.7 + len(names) * (0.55 + 0.3 * num_ranks)), layout="constrained")
     panels = figure.subplots(len(names), 1, sharex=True, squeeze=False)[:, 0]
     palette, total = sns.color_palette("colorblind"), table["end"].max()
     for panel, name in zip(panels, names, strict=True):
@@ -41,7 +47,7 @@ def gantt(table: pd.DataFrame) -> Figure:
             if op.kind != "U" and length > 0.012 * total:
                 panel.text(op.start + length / 2, op.rank, op.batch, ha="center", va="center", fontsize=8)
         panel.set(title=name, ylabel="rank")
-        panel.yaxis.set_major_locator(MaxNLocator(integer=True))
+        whole_numbers(panel.yaxis)
         panel.invert_yaxis()
         panel.grid(False)
     panels[-1].set_xlabel("time")
@@ -51,13 +57,31 @@ def gantt(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def predictions(
+    seconds: float, ranks: Iterable[int], num_micro: int, slowest: float = 1.0, transfer: float = 0.0
+) -> pd.DataFrame:
+    """Return what the cost model says of every schedule on so many ranks each: a row for each pair.
+
+    Columns: schedule, num_ranks, and those of `kit.pipeline.simulate.predict`. A step takes `seconds` in one process,
+    the slowest part `slowest` times as long as the others, and a transfer `transfer` seconds. Batches are cut into
+    `num_micro` micro-batches or a few more: interleaving asks for a multiple of the ranks.
+    """
+    rows = []
+    for name in SCHEDULES:
+        for k in ranks:
+            costs = replace(even(2 * k if name == "interleaved" else k, seconds, slowest=slowest), transfer=transfer)
+            micro = -(-max(num_micro, k) // k) * k
+            rows.append({"schedule": name, "num_ranks": k} | predict(name, costs, k, micro))
+    return pd.DataFrame(rows)
+
+
 @styled
-def scaling(table: pd.DataFrame) -> Figure:
+def scaling(table: pd.DataFrame) -> Picture:
     """Draw speed-up, idle share and activations kept against the number of ranks, a line per schedule.
 
     `table` has the columns schedule, num_ranks, speedup, bubble and peak_activations, a row for each pair.
     """
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = Picture(figsize=(13, 4.2), layout="constrained")
     panels = figure.subplots(1, 3)
     labels = {
         "speedup": "speed-up over one process",
@@ -65,10 +89,7 @@ def scaling(table: pd.DataFrame) -> Figure:
         "peak_activations": "batches of activations kept",
     }
     for panel, (column, label) in zip(panels, labels.items(), strict=True):
-        sns.lineplot(
-            table, x="num_ranks", y=column, hue="schedule", style="schedule", markers=True, dashes=False, ms=8,
-            ax=panel, legend=panel is panels[0],
-        )  # fmt: skip
+        marked_lines(panel, table, "num_ranks", column, by="schedule", ms=8, legend=panel is panels[0])
         panel.set(xlabel="ranks", ylabel=label, xscale="log", xticks=sorted(table["num_ranks"].unique()))
         panel.xaxis.set_major_formatter("{x:.0f}")
         panel.xaxis.set_minor_locator(mpl.ticker.NullLocator())
@@ -78,11 +99,30 @@ def scaling(table: pd.DataFrame) -> Figure:
 
 
 @styled
-def measured_and_predicted(table: pd.DataFrame) -> Figure:
+def measured_and_predicted(table: pd.DataFrame) -> Picture:
     """Draw measured beside predicted seconds per step. `table` has the columns case, kind and seconds."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Picture(figsize=(7, 3.8), layout="constrained")
     panel = figure.subplots()
     sns.barplot(table, x="seconds", y="case", hue="kind", errorbar=("pi", 100), ax=panel)
     panel.set(xlabel="seconds per step", ylabel="")
     panel.legend(title=None)
     return figure
+
+
+def scaling_explorer(seconds: float, num_micro: int) -> widgets.Explorer | Picture:
+    """Return the explorer of `scaling` for a step of `seconds`: ranks, the slowest part, and what is sent how fast.
+
+    Headless, the figure for 16 ranks in its place.
+    """
+
+    def figure(ranks: int, slowest: float, megabytes: float, gigabytes_per_second: float) -> Picture:
+        upto = [k for k in RANKS if k <= ranks]
+        return scaling(predictions(seconds, upto, num_micro, slowest, megabytes / 1000 / gigabytes_per_second))
+
+    return widgets.figure_explorer(
+        figure,
+        ranks=w.SelectionSlider(options=RANKS[1:], value=16, description="ranks"),
+        slowest=w.FloatSlider(1.0, min=1.0, max=3.0, step=0.1, description="slowest ×", **widgets.SLIDER),
+        megabytes=w.FloatSlider(8.0, min=0.0, max=200.0, description="signal, MB", **widgets.SLIDER),
+        gigabytes_per_second=w.FloatLogSlider(10, min=-1, max=2.5, description="link, GB/s", **widgets.SLIDER),
+    )

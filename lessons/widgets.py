@@ -1,17 +1,21 @@
-"""What the explorers share: controls above a picture, and errors that become a sentence below it."""
+"""What the explorers share: controls above a picture, and errors that become a sentence below them."""
 
 from __future__ import annotations
 
 import html
-import io
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 import ipywidgets as w
-from matplotlib.figure import Figure
+
+from lessons.style import Picture
 
 DPI = 80
+SLIDER = {"style": {"description_width": "initial"}, "continuous_update": False}
+"""Settings of a slider that shows all of its name, and draws when it is let go of."""
 
 
 def headless() -> bool:
@@ -19,15 +23,32 @@ def headless() -> bool:
     return bool(os.environ.get("KIT_HEADLESS"))
 
 
-def png(figure: Figure, dpi: int = DPI) -> bytes:
-    """Return `figure` as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()
+def figure_explorer(figure: Callable[..., Picture], **controls: w.ValueWidget) -> Explorer | Picture:
+    """Return `figure(NAME=value, …)` under `controls` NAME=widget, drawn anew whenever one of them moves.
+
+    Pictures drawn before are shown again, so `figure` has to be a pure function. Headless, the figure as the controls
+    stand comes in the explorer's place.
+    """
+    if headless():
+        return figure(**{name: control.value for name, control in controls.items()})
+    picture = picture_box()
+    explorer = Explorer(list(controls.values()), [picture])
+    drawn = lru_cache(128)(lambda **values: figure(**values).png(DPI))
+
+    def show(**values: object) -> None:
+        picture.value = explorer.still = drawn(**values)
+
+    w.interactive_output(explorer.guarded(show), controls)
+    return explorer
+
+
+def picture_box(width: str = "100%") -> w.Image:
+    """Return the widget that a PNG is shown in, `width` wide at the most."""
+    return w.Image(format="png", layout=w.Layout(max_width=width, object_fit="contain"))
 
 
 class Explorer(w.VBox):
-    """Controls, and under them what `content` holds and a line that says what is going on.
+    """Controls, and under them a line that says what is going on and what `content` holds.
 
     Callbacks made with `guarded` never raise: what goes wrong is said in the line, and every control stays alive.
     Where JavaScript is absent, the picture `still` stands for the explorer.
@@ -41,13 +62,13 @@ class Explorer(w.VBox):
         row = w.Box(self.controls, layout=w.Layout(flex_flow="row wrap", align_items="center"))
         super().__init__([row, w.HBox([self.bar, self.message]), *content])
 
-    def guarded(self, callback: Callable[[], None]) -> Callable[..., None]:
-        """Return `callback` as an observer or a click handler that says what went wrong."""
+    def guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
+        """Return `callback` as an observer or a click handler that says what went wrong; it gets keywords only."""
 
-        def safe(*_: object) -> None:
+        def safe(*_: object, **values: object) -> None:
             try:
                 self.say("")
-                callback()
+                callback(**values)
             except Exception as error:  # whatever it is: a student gets a sentence, and may go on
                 kind = "" if isinstance(error, ValueError | FileNotFoundError) else f"{type(error).__name__}: "
                 self.say(f"{kind}{error}", wrong=True)
@@ -77,28 +98,8 @@ class Explorer(w.VBox):
 
     def _repr_mimebundle_(self, **kwargs: object) -> object:
         """Send the still picture along, for pages without JavaScript."""
-        from base64 import b64encode
-
         bundle = super()._repr_mimebundle_(**kwargs)
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
         if data and self.still:
             data = {**data, "image/png": b64encode(self.still).decode()}
         return (data, *metadata) if metadata else data
-
-
-class PictureExplorer(Explorer):
-    """An explorer of one picture: `figure`, drawn anew when one of `redrawing` (None: any of the controls) moves."""
-
-    def __init__(self, controls: Sequence[w.Widget], redrawing: Sequence[w.Widget] | None = None):
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
-        super().__init__(controls, [self.picture])
-        for control in self.controls if redrawing is None else redrawing:
-            control.observe(self.guarded(self.draw), "value")
-
-    def figure(self) -> Figure:
-        """Return the figure as the controls stand."""
-        raise NotImplementedError
-
-    def draw(self) -> None:
-        """Show the figure as the controls stand."""
-        self.picture.value = self.still = png(self.figure())

@@ -1,5 +1,6 @@
 """The lessons and their solutions run from end to end on small settings."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -9,6 +10,7 @@ import pytest
 from kit.notebook import run_notebook
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+DEFINITIONS = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
 
 
 def pictures(path):
@@ -31,6 +33,13 @@ def test_gradient_flow(tmp_path):
     assert {"history", "blocks", "variants", "alignment"} <= {path.stem for path in tmp_path.glob("*.parquet")}
     assert len(list(tmp_path.glob("*.png"))) == 7
     assert (tmp_path / "out.html").read_text().count('src="data:image/png') == 8
+
+
+@pytest.mark.slow
+def test_per_block_accuracy(tmp_path):
+    out = run_quick("02_per_block_accuracy", tmp_path, width=0.0625)
+    assert pictures(out) == 2
+    assert set(pd.read_parquet(tmp_path / "summary.parquet")["method"]) == {"bp", "deinforeg", "greedy"}
 
 
 @pytest.mark.slow
@@ -77,6 +86,20 @@ def test_adaptive_inference(tmp_path):
     curves = pd.read_parquet(tmp_path / "curves.parquet")
     assert curves["rule"].nunique() == 5 and curves["accuracy"].between(0, 1).all()
     assert {"chosen", "shares"} <= {path.stem for path in tmp_path.glob("*.parquet")}
+
+
+@pytest.mark.slow
+def test_pipeline_throughput(tmp_path):
+    out = run_quick("08_pipeline_throughput", tmp_path, width=0.125)
+    assert pictures(out) == 4, "three figures, and the static one in the explorer's place"
+    assert set(pd.read_parquet(tmp_path / "scaling.parquet")["num_ranks"]) == {2, 4, 8, 16}
+
+
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.rglob("*.ipynb")), ids=lambda path: f"{path.parent.stem}/{path.stem}")
+def test_nothing_is_defined_in_a_notebook(path):
+    code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    named = [node.name for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, DEFINITIONS)]
+    assert not named, "a function or class belongs into the lesson's file in lessons/"
 
 
 def test_every_lesson_has_its_solutions():

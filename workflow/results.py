@@ -117,17 +117,23 @@ def summary(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
     `values` are the `measures`; `of` is the number of seeds asked for: where n is smaller, cells are missing and the
     numbers are of those there. The interval is Student's t; with one seed there is none.
     """
-    from scipy import stats
-
     rows = []
     keys = ["measure", *_keys(experiment)]
     for key, seeds in values.groupby(keys, sort=False, dropna=False)["value"]:
-        n, mean = len(seeds), seeds.mean()
-        spread = seeds.std() if n > 1 else np.nan
-        half = stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1) * spread / np.sqrt(n) if n > 1 else np.nan
-        numbers = {"mean": mean, "std": spread, "n": n, "low": mean - half, "high": mean + half}
+        low, high = _interval(seeds)
+        numbers = {"mean": seeds.mean(), "std": seeds.std(), "n": len(seeds), "low": low, "high": high}
         rows.append({**dict(zip(keys, key, strict=True)), **numbers, "of": len(experiment.seeds)})
     return pd.DataFrame(rows)
+
+
+def _interval(values: pd.Series) -> tuple[float, float]:
+    """Return the ends of Student's confidence interval of the mean; NaN for a single value."""
+    from scipy import stats
+
+    mean, error = values.mean(), stats.sem(values) if len(values) > 1 else np.nan
+    if error == 0:  # which scipy takes for no distribution at all
+        return mean, mean
+    return stats.t.interval(CONFIDENCE, len(values) - 1, mean, error)
 
 
 def tests(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:

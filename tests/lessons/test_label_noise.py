@@ -1,4 +1,4 @@
-"""What is learnt by heart, counted by hand, and its figures."""
+"""Lesson 3: what is memorised, counted by hand, its figures and its explorer."""
 
 import numpy as np
 import pandas as pd
@@ -8,9 +8,9 @@ from torch import nn
 
 import kit
 from kit.data import Data, Split
+from kit.train import build, load_data
 from lessons import label_noise
-from lessons.memorisation import Memorisation, answers, shares
-from lessons.noise_explorer import NoiseExplorer, noise_explorer
+from lessons.memorisation import Memorisation, answer_shares, training_answers
 
 RNG = np.random.default_rng(0)
 
@@ -39,12 +39,12 @@ def told():
 
 
 def test_answers_and_shares_by_hand(told):
-    table = answers(Teller(), told, batch_size=4)
+    table = training_answers(Teller(), told, batch_size=4)
     first = table[table["block"] == 1].sort_values("image")
     assert first["answer"].tolist() == [0, 1, 2, 0, 1, 2] and first["given"].tolist() == [0, 1, 2, 1, 0, 0]
     assert first["corrupted"].tolist() == [False] * 3 + [True] * 3
     assert first["loss"].iloc[3] == pytest.approx(np.log(np.exp(9) + 2), rel=1e-5)
-    counted = shares(table).set_index(["metric", "block"])["value"]
+    counted = answer_shares(table).set_index(["metric", "block"])["value"]
     assert counted["fitted", 1] == 1 and counted["memorised", 1] == 0 and counted["recovered", 1] == 1
     assert counted["fitted", 2] == counted["recovered", 2] == pytest.approx(1 / 3)
     assert counted["memorised", 2] == pytest.approx(2 / 3)
@@ -54,8 +54,8 @@ def test_answers_and_shares_by_hand(told):
 def test_without_noise_there_is_nothing_to_memorise(told):
     from dataclasses import replace
 
-    table = answers(Teller(), replace(told, train=told.test))
-    assert set(shares(table)["metric"]) == {"fitted", "loss_untouched"}
+    table = training_answers(Teller(), replace(told, train=told.test))
+    assert set(answer_shares(table)["metric"]) == {"fitted", "loss_untouched"}
 
 
 def test_it_records_while_a_net_trains():
@@ -63,8 +63,6 @@ def test_it_records_while_a_net_trains():
         backbone="mlp", backbone_options={"depth": 2, "hidden": 16}, num_blocks=2, method="greedy", limit=100, epochs=2,
         noise="symmetric", noise_rate=0.5, output=None,
     )  # fmt: skip
-    from kit.train import build, load_data
-
     data = load_data(config)
     recorder = Memorisation(data)
     kit.fit(build(config, data), data, config, on_epoch=recorder)
@@ -117,8 +115,8 @@ def test_intervals_are_drawn_as_given():
 
 
 def test_the_gallery_frames_corrupted_mistakes_and_histograms_count(told):
-    table = answers(Teller(), told)
-    figure = label_noise.gallery(told.train.images.numpy(), table, told.classes, num_images=4)
+    table = training_answers(Teller(), told)
+    figure = label_noise.mistakes(told.train.images.numpy(), table, told.classes, num_images=4)
     framed = [[any(s.get_visible() and s.get_linewidth() == 4 for s in a.spines.values()) for a in row]
               for row in np.reshape(figure.axes, (2, 4))]  # fmt: skip
     titles = [panel.get_title() for panel in figure.axes]
@@ -130,12 +128,13 @@ def test_the_gallery_frames_corrupted_mistakes_and_histograms_count(told):
 
 def test_explorer_moves_and_stands_still_headless(table, monkeypatch):
     monkeypatch.setenv("KIT_HEADLESS", "1")
-    assert "rate 0.4, exit 2, epoch 3" in noise_explorer(table).axes[0].get_title()
+    assert "rate 0.4, exit 2, epoch 3" in label_noise.noise_explorer(table).axes[0].get_title()
     monkeypatch.delenv("KIT_HEADLESS")
-    explorer = noise_explorer(table)
-    assert isinstance(explorer, NoiseExplorer) and explorer.message.value == ""
-    before = explorer.picture.value
-    explorer.exit.value = 1
-    assert explorer.picture.value != before and explorer.message.value == ""
-    explorer.exit.value = 2
-    assert explorer.picture.value == before
+    explorer = label_noise.noise_explorer(table)
+    _, exit_, _ = explorer.controls
+    assert explorer.message.value == ""
+    before = explorer.still
+    exit_.value = 1
+    assert explorer.still != before and explorer.message.value == ""
+    exit_.value = 2
+    assert explorer.still == before

@@ -1,4 +1,6 @@
-"""Methods side by side: what is read off features, the committed table, and the widget over it."""
+"""Lesson 6: what is read off features, the committed tables, and the explorer over them."""
+
+import json
 
 import numpy as np
 import pandas as pd
@@ -6,9 +8,9 @@ import pytest
 import torch
 
 import kit
-from kit import train
 from kit.measure.representations import linear_reconstruction
-from lessons import method_comparison, plots
+from kit.train import build, load_data
+from lessons import local_losses_and_context as lesson
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +44,10 @@ def test_features_are_what_the_exits_read(method):
     config = kit.RunConfig(
         backbone="mlp", method=method, num_blocks=3, context="R1E" * (method != "bp") or "none", output=None
     )
-    data = train.load_data(config)
-    net = train.build(config, data)
+    data = load_data(config)
+    net = build(config, data)
     x, _ = next(data.batches("test", 16))
-    features = method_comparison.features(net, x)
+    features = lesson.stage_outputs(net, x)
     heads = [*net[0].probes, net[0].objective] if method == "bp" else [block.objective for block in net]
     answers = [
         head.readout(h) if hasattr(head, "readout") else head(h) for head, h in zip(heads, features, strict=True)
@@ -55,29 +57,51 @@ def test_features_are_what_the_exits_read(method):
 
 
 def test_summary_has_mean_and_deviation(table):
-    shown = method_comparison.summary(table)
+    shown = lesson.error_summary(table)
     assert shown.loc["greedy", (16, "none")] == "31.0 ± 1.0"
     assert list(shown.columns) == [(2, "none"), (16, "none"), (16, "E")]
 
 
 def test_error_by_blocks_draws_the_means(table):
-    figure = plots.error_by_blocks(table)
+    figure = lesson.error_by_blocks(table)
     left, right = figure.axes
     drawn = {tuple(np.round(line.get_ydata(), 6)) for line in left.lines}
     assert (21.0, 31.0) in drawn
     assert "backprop" in [text.get_text() for text in right.get_legend().get_texts()]
 
 
-def test_the_widget_shows_the_choice(table):
-    widget = method_comparison.explorer(table)
-    before = widget.picture.value
-    widget.context.value = "E"
-    assert widget.picture.value != before
-    assert not widget.message.value
-    widget.method.value = "al"  # not measured with E: said, and nothing breaks
-    assert not widget.message.value
+def test_the_explorer_shows_the_choice(table):
+    explorer = lesson.comparison_explorer(table)
+    method, num_blocks, context = explorer.controls
+    assert (method.value, num_blocks.value, context.value) == ("greedy", 16, "none")
+    before = explorer.still
+    context.value = "E"
+    assert explorer.still != before
+    assert not explorer.message.value
+    method.value = "al"  # not measured with E: said, and nothing breaks
+    assert not explorer.message.value
+
+
+def test_the_choice_is_in_colour(table):
+    panel = lesson.standing(table, "greedy", 16, "E").axes[0]
+    assert [bar.get_height() for bar in panel.patches] == pytest.approx([11, 21, 31, 41, 51])
+    assert [len({bar.get_facecolor() for bar in bars}) for bars in (panel.patches, panel.patches[:3])] == [2, 1]
+    assert "not measured" in lesson.standing(table, "al", 16, "E").axes[0].get_title()
+
+
+def test_memory_is_read_by_number_of_blocks(tmp_path):
+    rows = [("resnet110 greedy K=4", 0.3), ("resnet110 greedy K=2", 0.5), ("resnet110 bp K=1", 1.0), ("vgg a K=4", 0.2)]
+    rows = [{"case": case, "metric": "share of backprop's peak", "value": value} for case, value in rows]
+    rows.append(rows[0] | {"metric": "MiB", "value": 9.0})
+    (tmp_path / "memory.json").write_text(json.dumps({"rows": rows}))
+    table = lesson.read_memory(tmp_path / "memory.json")
+    assert list(table.itertuples(index=False, name=None)) == [("greedy", 2, 0.5), ("greedy", 4, 0.3)]
+    (line,) = lesson.memory_by_blocks(table).axes[0].lines
+    assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([2, 4], [0.5, 0.3])
 
 
 def test_a_missing_table_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.csv is not there: run python benchmarks/accuracy.py"):
-        method_comparison.load(tmp_path / "none.csv")
+        lesson.read_accuracy(tmp_path / "none.csv")
+    with pytest.raises(FileNotFoundError, match=r"none.json is not there: run python benchmarks/memory.py"):
+        lesson.read_memory(tmp_path / "none.json")

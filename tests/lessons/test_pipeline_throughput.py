@@ -1,4 +1,4 @@
-"""Figures of pipelines are pure functions of their tables."""
+"""Lesson 8: figures of pipelines are pure functions of their tables."""
 
 import pandas as pd
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from kit.pipeline.schedule import SCHEDULES
 from kit.pipeline.simulate import even, predict, timeline
 from lessons import pipeline_throughput
+from lessons.style import Picture
 
 
 def chunks(name):
@@ -42,3 +43,28 @@ def test_measured_and_predicted_side_by_side():
     table = pd.DataFrame({"case": ["a", "a", "b"], "kind": ["measured", "predicted", "measured"], "seconds": [1, 2, 3]})
     panel = pipeline_throughput.measured_and_predicted(table).axes[0]
     assert sorted(round(bar.get_width(), 6) for bar in panel.patches if bar.get_height()) == [1, 2, 3]
+
+
+def test_predictions_ask_interleaving_for_whole_rounds():
+    table = pipeline_throughput.predictions(1.0, (2, 4), num_micro=3)
+    assert len(table) == 2 * len(SCHEDULES)
+    decoupled = table[table["schedule"] == "decoupled"].set_index("num_ranks")
+    assert decoupled["speedup"].to_dict() == pytest.approx({2: 2.0, 4: 4.0})
+    expected = predict("interleaved", even(8, 1.0), 4, 4)
+    assert table[(table["schedule"] == "interleaved") & (table["num_ranks"] == 4)].iloc[0][2:].to_dict() == expected
+
+
+def test_scaling_explorer_moves_and_stands_still_headless(monkeypatch):
+    explorer = pipeline_throughput.scaling_explorer(1.0, 4)
+    ranks, slowest, *_ = explorer.controls
+    for control, value in ((ranks, 4), (slowest, 2.0)):
+        before = explorer.still
+        control.value = value
+        assert explorer.still != before and explorer.message.value == ""
+    monkeypatch.setenv("KIT_HEADLESS", "1")
+    assert isinstance(pipeline_throughput.scaling_explorer(1.0, 4), Picture)
+
+
+def test_jupyter_shows_them_as_pictures():
+    table = pd.DataFrame({"case": ["a", "a"], "kind": ["measured", "predicted"], "seconds": [1, 2]})
+    assert pipeline_throughput.measured_and_predicted(table)._repr_png_().startswith(b"\x89PNG")

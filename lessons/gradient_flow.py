@@ -1,4 +1,4 @@
-"""The gradient explorer: move depth, blocks, activation and initialisation, train some steps, and watch."""
+"""Lesson 1: the gradient of every layer, how local gradients point beside backprop's, and the explorer of both."""
 
 from __future__ import annotations
 
@@ -7,17 +7,91 @@ from math import log10
 
 import ipywidgets as w
 import pandas as pd
-from matplotlib.figure import Figure
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import LogLocator, NullLocator
 from torch import nn
 
 from kit import seeds
 from kit.backbones import ACTIVATIONS, INITS, NORMS, mlp
 from kit.measure.probes import gradient_profile
-from kit.methods import decouple
-from lessons import plots, widgets
+from kit.methods import decouple, lookup
+from lessons import widgets
+from lessons.style import Picture, marked_lines, metric_rows, styled, whole_numbers
 
 SIDES = ("backprop", "decoupled")
+
+LABELS = {
+    "gradient": "gradient norm of the weights",
+    "ratio": "gradient norm / weight norm",
+    "output_gradient": "gradient norm of the output",
+}
+"""What the metrics of a gradient probe are called on an axis."""
+
+
+@styled
+def gradient_heatmap(table: pd.DataFrame, metric: str = "gradient") -> Picture:
+    """Draw a gradient probe's `metric` by layer (down) over steps (across), a panel per method, on one scale.
+
+    The scale is logarithmic. `table` is a probe's, with a column `method` where there are several.
+    Raises ValueError where it holds no `metric`.
+    """
+    rows = metric_rows(table, metric)
+    methods = list(rows["method"].unique())
+    grids = [rows[rows["method"] == m].pivot_table(index="depth", columns="step", values="value") for m in methods]
+    values = rows["value"][rows["value"] > 0]
+    scale = LogNorm(max(values.min(), values.max() * 1e-12), values.max()) if len(values) else None
+    figure = Picture(figsize=(4.4 * len(methods) + 2.0, 4.4), layout="constrained")
+    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    for panel, method, grid in zip(panels, methods, grids, strict=True):
+        edges = (grid.columns.min(), grid.columns.max() + 1, grid.index.max() + 0.5, grid.index.min() - 0.5)
+        floor = scale.vmin if scale else None  # a vanished gradient has no logarithm: it gets the darkest colour
+        image = panel.imshow(
+            grid.clip(lower=floor), norm=scale, cmap="cividis", aspect="auto", extent=edges, interpolation="nearest"
+        )
+        panel.set(title=method, xlabel="training step")
+        panel.grid(False)
+    panels[0].set_ylabel("layer (1 is next to the input)")
+    figure.colorbar(image, ax=list(panels), label=LABELS.get(metric, metric))
+    return figure
+
+
+@styled
+def gradient_by_depth(table: pd.DataFrame, metric: str = "gradient", statistic: str = "median") -> Picture:
+    """Draw a gradient probe's `metric` against depth, a line per method: the median (or mean) over the steps given.
+
+    `table` as for `gradient_heatmap`; with a column `seed`, the band is the 95 % confidence interval over seeds.
+    """
+    rows = metric_rows(table, metric)
+    keys = ["method", "depth", *(["seed"] if "seed" in rows else [])]
+    line = rows.groupby(keys, sort=False, as_index=False)["value"].agg(statistic)
+    figure = Picture(figsize=(6.8, 4.4), layout="constrained")
+    panel = figure.subplots()
+    marked_lines(panel, line, "depth", ms=7)
+    panel.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=LABELS.get(metric, metric))
+    whole_numbers(panel.xaxis)
+    panel.legend(title=None)
+    num_steps = rows["step"].nunique()
+    panel.set_title(f"{statistic} over {num_steps} steps" if num_steps > 1 else f"step {rows['step'].iloc[0]}")
+    return figure
+
+
+@styled
+def gradient_alignment(table: pd.DataFrame) -> Picture:
+    """Draw the cosine between local and end-to-end gradient against depth: the mean over steps (and seeds).
+
+    `table` is an alignment probe's, with a column `method` where there are several. The band covers the middle half
+    of the steps.
+    """
+    rows = metric_rows(table, "alignment")
+    figure = Picture(figsize=(6.8, 4.4), layout="constrained")
+    panel = figure.subplots()
+    marked_lines(panel, rows, "depth", errorbar=("pi", 50))
+    panel.axhline(0, color="0.4", linewidth=1)
+    panel.set(xlabel="block (1 is next to the input)", ylabel="cosine with backprop's gradient")
+    panel.set_ylim(min(-0.1, panel.get_ylim()[0]), 1.05)
+    whole_numbers(panel.xaxis)
+    panel.legend(title=None)
+    return figure
 
 
 def gradient_explorer(data, method: str = "deinforeg", depth: int = 30, num_blocks: int = 10, **settings: object):
@@ -37,18 +111,19 @@ class GradientExplorer(widgets.Explorer):
         self.data, self.method, self.settings, self.batch_size = data, method, settings, batch_size
         self.probe_batch = next(data.batches("train", batch_size, epoch=0))
         self.eval_batch = next(data.batches("val", 512))
-        wide = {"style": {"description_width": "initial"}, "continuous_update": False}
-        self.depth = w.IntSlider(depth, min=1, max=max(40, depth), description="layers", **wide)
-        self.blocks = w.IntSlider(num_blocks, min=1, max=10, description="blocks", **wide)
+        self.depth = w.IntSlider(depth, min=1, max=max(40, depth), description="layers", **widgets.SLIDER)
+        self.blocks = w.IntSlider(num_blocks, min=1, max=10, description="blocks", **widgets.SLIDER)
         self.activation = w.Dropdown(options=list(ACTIVATIONS), value="tanh", description="activation")
-        self.init = w.Dropdown(options=list(INITS), value="default", description="first weights", style=wide["style"])
+        self.init = w.Dropdown(
+            options=list(INITS), value="default", description="first weights", style=widgets.SLIDER["style"]
+        )
         self.norm = w.Dropdown(options=["none", *(name for name in NORMS if name)], description="norm")
         self.residual = w.Checkbox(False, description="residual", indent=False, layout=w.Layout(width="90px"))
-        self.steps = w.IntSlider(20, min=5, max=100, step=5, description="steps", **wide)
+        self.steps = w.IntSlider(20, min=5, max=100, step=5, description="steps", **widgets.SLIDER)
         self.train_button = w.Button(description="Train", button_style="primary", icon="play")
         self.reset_button = w.Button(description="Start anew", icon="undo")
         shape = [self.depth, self.blocks, self.activation, self.init, self.norm, self.residual]
-        self.picture = w.Image(format="png", layout=w.Layout(max_width="100%", object_fit="contain"))
+        self.picture = widgets.picture_box()
         super().__init__([*shape, self.steps, self.train_button, self.reset_button], [self.picture])
         for control in shape:
             control.observe(self.guarded(self.rebuild), "value")
@@ -81,9 +156,9 @@ class GradientExplorer(widgets.Explorer):
         stages = [nn.Sequential(*layers[a:b]) for a, b in zip(ends[:-1], ends[1:], strict=True)]
         stages[0].insert(0, flatten)
         stages[-1].append(classifier)
-        options = {} if method == "bp" else self.settings
-        shared = {k: v for k, v in self.settings.items() if k in ("optimizer", "lr", "weight_decay", "momentum")}
-        return decouple(stages, method, self.data.num_classes, self.eval_batch[0][:2], **(shared | options))
+        known = lookup(self.method).options
+        settings = {k: v for k, v in self.settings.items() if method == self.method or k not in known}
+        return decouple(stages, method, self.data.num_classes, self.eval_batch[0][:2], **settings)
 
     def measure(self) -> pd.DataFrame:
         """Return depth, method, value: the gradient norm of every layer of both networks, on one fixed batch."""
@@ -104,13 +179,13 @@ class GradientExplorer(widgets.Explorer):
 
     def draw(self) -> None:
         """Show the figure of the networks as they are."""
-        self.picture.value = self.still = widgets.png(self.figure())
+        self.picture.value = self.still = self.figure().png(widgets.DPI)
 
-    @plots.styled
-    def figure(self) -> Figure:
+    @styled
+    def figure(self) -> Picture:
         """Draw gradient norm by layer, backprop left and decoupled right: now, and before training."""
         now = self.measure() if self.num_steps else self.first
-        figure = plots.Picture(figsize=(11, 4.3))  # laid out by hand and with few ticks: drawn in a third of the time
+        figure = Picture(figsize=(11, 4.3))  # laid out by hand and with few ticks: drawn in a third of the time
         panels = figure.subplots(1, 2, sharey=True)
         figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, top=0.85, wspace=0.04)
         for panel, side, colour, marker in zip(panels, SIDES, ("#0173b2", "#de8f05"), "os", strict=True):

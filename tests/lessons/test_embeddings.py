@@ -1,13 +1,16 @@
 """Embeddings: recorded without a trace in the training, saved whole, and refused clearly where they cannot be read."""
 
 import json
+from math import prod
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import kit
-from kit import train
+from kit.shapes import Shape
+from kit.train import build, load_data
 from lessons import embeddings
 
 
@@ -21,9 +24,9 @@ def config(**settings) -> kit.RunConfig:
 def run():
     """A run with corrupted labels, its data and its embeddings."""
     chosen = config(noise="symmetric", noise_rate=0.4)
-    data = train.load_data(chosen)
+    data = load_data(chosen)
     recorded = embeddings.sample(data, "train", 60, seed=1, note="a test")
-    net = train.build(chosen, data)
+    net = build(chosen, data)
     kit.fit(net, data, chosen, on_epoch=recorded)
     return recorded, net, data
 
@@ -43,9 +46,9 @@ def test_they_are_the_stages_outputs_and_the_exits_answers(run):
 @pytest.mark.parametrize("method", ["bp", "deinforeg"])
 def test_recording_does_not_change_the_training(method):
     chosen = config(method=method, options={"widths": (16, 16)} if method == "deinforeg" else {})
-    data, nets = train.load_data(chosen), []
-    for on_epoch in (None, embeddings.sample(train.load_data(chosen), "test", 50)):
-        nets.append(train.build(chosen, data))
+    data, nets = load_data(chosen), []
+    for on_epoch in (None, embeddings.sample(load_data(chosen), "test", 50)):
+        nets.append(build(chosen, data))
         kit.fit(nets[-1], data, chosen, on_epoch=on_epoch)
     first, second = (net.state_dict() for net in nets)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -64,7 +67,7 @@ def test_the_sample_is_the_same_each_time_and_knows_what_is_corrupted(run):
 def test_saved_and_read_again(run, tmp_path):
     recorded = run[0]
     recorded.save(tmp_path)
-    read = embeddings.load(tmp_path)
+    read = embeddings.read_embeddings(tmp_path)
     for name in ("images", "labels", "noisy"):
         assert np.array_equal(getattr(read, name), getattr(recorded, name))
     for name in ("features", "logits"):
@@ -78,8 +81,8 @@ def test_saved_and_read_again(run, tmp_path):
 def test_a_folder_of_runs_is_read_by_name(run, tmp_path):
     run[0].save(tmp_path / "one")
     run[0].save(tmp_path / "two")
-    assert list(embeddings.load_all(tmp_path)) == ["one", "two"]
-    assert list(embeddings.load_all(tmp_path / "one")) == ["one"]
+    assert list(embeddings.read_runs(tmp_path)) == ["one", "two"]
+    assert list(embeddings.read_runs(tmp_path / "one")) == ["one"]
 
 
 def test_table_has_the_accuracy_on_the_sample(run):
@@ -91,9 +94,40 @@ def test_table_has_the_accuracy_on_the_sample(run):
 
 
 def test_maps_and_tokens_are_averaged_over_places():
-    h = torch.randn(2, 3, 4, 5)
-    assert torch.equal(embeddings.pooled(h), h.mean(dim=(2, 3)))
-    assert torch.equal(embeddings.pooled(h[0]), h[0].mean(dim=1))
+    """Channels last too, as Swin's blocks make maps: only the shape that a stage carries tells the two apart."""
+    for made, shape, dims in (
+        ((3, 4, 5), (3, 4, 5), (2, 3)),
+        ((4, 5, 3), Shape((4, 5, 3), axis=-1), (1, 2)),
+        ((7, 3), (7, 3), (1,)),
+    ):
+        recorded = embeddings.sample(load_data(config()), "test", 20)
+        stages = [nn.Sequential(nn.Flatten(), nn.Linear(64, prod(made)), nn.Unflatten(1, made)), nn.Flatten()]
+        net = kit.decouple(stages, "greedy", 10, recorded.inputs[:2], shapes=[shape, (prod(made),)])
+        recorded(1, net)
+        with torch.no_grad():
+            expected = stages[0](recorded.inputs).mean(dims)
+        assert np.array_equal(recorded.features[1, 1], expected.numpy())
+
+
+def test_swins_maps_are_averaged_over_height_and_width():
+    config_of_swin = config(backbone="swin_v2_t", backbone_options={}, image_size=32, limit=20, cuts="layers")
+    data = load_data(config_of_swin)
+    net = build(config_of_swin, data)
+    recorded = embeddings.sample(data, "test", 10)
+    recorded(1, net)
+    with torch.no_grad():
+        h = net.eval()[0](net.signal(recorded.inputs))
+    assert h.ndim == 4 and h.shape[3] > h.shape[1], "(B, H, W, C)"
+    assert recorded.features[1, 1].shape == (10, h.shape[3])
+    assert np.array_equal(recorded.features[1, 1], h.mean((1, 2)).numpy())
+
+
+def test_recording_leaves_every_mode_as_it_was(run):
+    _, net, data = run
+    net.train()
+    net[0].eval()
+    embeddings.sample(data, "test", 20)(1, net)
+    assert [block.training for block in net] == [False, True] and net.training
 
 
 # Bad input
@@ -101,23 +135,23 @@ def test_maps_and_tokens_are_averaged_over_places():
 
 def test_a_folder_without_embeddings(tmp_path):
     with pytest.raises(FileNotFoundError, match="it has no embeddings.npz. Record them with"):
-        embeddings.load_all(tmp_path)
+        embeddings.read_runs(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
-        embeddings.load(tmp_path / "nowhere")
+        embeddings.read_embeddings(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("manifest", [{}, {"manifest": np.array(json.dumps({"format": "decoupled-kit embeddings 0"}))}])
 def test_an_older_format(tmp_path, manifest):
     np.savez(tmp_path / "embeddings.npz", labels=np.zeros(3), **manifest)
     with pytest.raises(ValueError, match="but 'decoupled-kit embeddings 1' is expected. Record the embeddings again"):
-        embeddings.load(tmp_path)
+        embeddings.read_embeddings(tmp_path)
 
 
 def test_a_damaged_file(run, tmp_path):
     path = run[0].save(tmp_path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match="it is damaged"):
-        embeddings.load(tmp_path)
+        embeddings.read_embeddings(tmp_path)
 
 
 def test_fewer_images_than_classes(run):
@@ -130,4 +164,4 @@ def test_nothing_recorded(run, tmp_path):
         embeddings.sample(run[2], "test", 50).save(tmp_path)
     run[0].save(tmp_path)
     with pytest.raises(ValueError, match="were read from a file"):
-        embeddings.load(tmp_path)(3, run[1])
+        embeddings.read_embeddings(tmp_path)(3, run[1])

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
 
 import ipywidgets as w
 import matplotlib.image
 import numpy as np
-from matplotlib.figure import Figure
 
 from kit.measure import representations
 from lessons import embedding_figures, widgets
-from lessons.embeddings import Embeddings, load_all
+from lessons.embeddings import Embeddings, read_runs
+from lessons.style import Picture, pixels
 
 WIDTH = 540
 """Pixels that the map takes on the page."""
@@ -24,12 +25,12 @@ WIDTH = 540
 def embedding_explorer(runs: Mapping[str, Embeddings] | str | Path):
     """Return the explorer of `runs` (name → embeddings), or of the runs in a folder; headless, the static figure.
 
-    A folder that holds none is said in the explorer; headless it raises what `embeddings.load_all` raises.
+    A folder that holds none is said in the explorer; headless it raises what `embeddings.read_runs` raises.
     """
     if widgets.headless():
-        name, run = next(iter((runs if isinstance(runs, Mapping) else load_all(runs)).items()))
+        name, run = next(iter((runs if isinstance(runs, Mapping) else read_runs(runs)).items()))
         epoch, block = run.recorded_epochs[-1], run.exits[0]
-        return draw_map(run, f"{name}: block {block}, epoch {epoch}", epoch, block)[0]
+        return draw_map(run, f"{name}: block {block}, epoch {epoch}", epoch, block)
     return EmbeddingExplorer(runs)
 
 
@@ -53,7 +54,7 @@ class EmbeddingExplorer(widgets.Explorer):
         self.point = w.IntSlider(0, min=0, max=1, description="image", **wide)
         self.next_button = w.Button(description="Next mistake", icon="forward")
         self.map = w.HTML(layout=w.Layout(width=f"{WIDTH + 10}px"))
-        self.card = w.Image(format="png", layout=w.Layout(max_width="400px", object_fit="contain"))
+        self.card = widgets.picture_box("400px")
         looks = [self.run, self.block, self.epoch, self.projection, self.neighbours, self.colour, self.point]
         opening = [] if given else [self.folder, self.open_button]
         content = w.Box([self.map, self.card], layout=w.Layout(flex_flow="row wrap", align_items="center"))
@@ -67,28 +68,34 @@ class EmbeddingExplorer(widgets.Explorer):
 
     def open_folder(self) -> None:
         """Show the runs of the folder that the text names."""
-        self.show(load_all(self.folder.value.strip() or "."))
+        self.show(read_runs(self.folder.value.strip() or "."))
 
     def show(self, runs: Mapping[str, Embeddings]) -> None:
         """Show these runs."""
         if not runs:
             raise ValueError("there are no runs to show")
         self.cache.clear()
-        self.quiet, self.runs = True, dict(runs)
-        try:
+        self.runs = dict(runs)
+        with self.moving():
             self.run.options = list(self.runs)
             self.run.value = self.run.options[0]
+        self.adapt()
+
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Draw nothing while the explorer moves several of its own controls."""
+        self.quiet = True
+        try:
+            yield
         finally:
             self.quiet = False
-        self.adapt()
 
     def adapt(self) -> None:
         """Fit the sliders to the chosen run, and draw."""
         if self.quiet:
             return
         run = self.chosen()
-        self.quiet = True
-        try:
+        with self.moving():
             for slider, values, usual in (
                 (self.block, run.exits, run.exits[0]),
                 (self.epoch, run.recorded_epochs, run.recorded_epochs[-1]),
@@ -98,8 +105,6 @@ class EmbeddingExplorer(widgets.Explorer):
                 slider.value = value
             self.point.max = len(run.labels) - 1
             self.thumbnails = [thumbnail(image) for image in run.images]
-        finally:
-            self.quiet = False
         self.draw()
 
     def chosen(self) -> Embeddings:
@@ -117,15 +122,15 @@ class EmbeddingExplorer(widgets.Explorer):
         points = self.projected(run, epoch, block)
         neighbours = self.neighbours.value if projection == "tsne" else None
         if (key := ("map", name, epoch, block, projection, neighbours, colour)) not in self.cache:
-            figure, _ = draw_map(run, f"{name}: block {block}, epoch {epoch}", epoch, block, projection, colour, points)
-            self.cache[key] = (widgets.png(figure), places(figure, points))
+            figure = draw_map(run, f"{name}: block {block}, epoch {epoch}", epoch, block, projection, colour, points)
+            self.cache[key] = (figure.png(widgets.DPI), spots_on_page(figure, points))
         self.still, spots = self.cache[key]
         if (key := ("card", name, epoch, i)) not in self.cache:
             logits = [run.logits[epoch, number][i] for number in run.exits]
-            figure = embedding_figures.answers(
+            figure = embedding_figures.exit_probabilities(
                 run.images[i], logits, int(run.labels[i]), run.classes, bool(run.noisy[i])
             )
-            self.cache[key] = widgets.png(figure)
+            self.cache[key] = figure.png(widgets.DPI)
         self.map.value = hover_map(self.still, spots, self.cards(run, epoch), i)
         self.card.value = self.cache[key]
 
@@ -170,19 +175,18 @@ def draw_map(
     projection: str = "pca",
     colour: str = "class",
     points: np.ndarray | None = None,
-    marked: int | None = None,
-) -> tuple[Figure, np.ndarray]:
-    """Return the map of one block at one epoch, and its points (N, 2)."""
+) -> Picture:
+    """Draw the map of one block at one epoch; `points` (N, 2) are those of its projection, where they are known."""
     if points is None:
         points = representations.project(run.features[epoch, block], projection)
     predictions = run.logits[epoch, block].argmax(1)
     title = f"{title}: {(predictions == run.labels).mean():.0%} right"
     return embedding_figures.embedding_map(
-        points, run.labels, run.classes, predictions, run.noisy, colour, projection, title, marked
-    ), points  # fmt: skip
+        points, run.labels, run.classes, predictions, run.noisy, colour, projection, title
+    )
 
 
-def places(figure: Figure, points: np.ndarray) -> np.ndarray:
+def spots_on_page(figure: Picture, points: np.ndarray) -> np.ndarray:
     """Return where `points` (N, 2) of the first axes are in `figure`, in pixels of the page from the top left."""
     scale = WIDTH / figure.bbox.width
     return (figure.axes[0].transData.transform(points) - (0, figure.bbox.height)) * (scale, -scale)
@@ -224,7 +228,6 @@ def _dot(x: float, y: float, image: str, label: str, said: str) -> str:
 
 def thumbnail(image: np.ndarray) -> str:
     """Return an image (C, H, W) in [0, 1] as a PNG in a data address."""
-    buffer, picture = io.BytesIO(), np.asarray(image).transpose(1, 2, 0)
-    picture = picture.squeeze(2) if picture.shape[2] == 1 else picture
-    matplotlib.image.imsave(buffer, picture, cmap="gray_r", vmin=0, vmax=1, format="png")
+    buffer = io.BytesIO()
+    matplotlib.image.imsave(buffer, pixels(image), cmap="gray_r", vmin=0, vmax=1, format="png")
     return f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
