@@ -5,7 +5,7 @@ from kit.data.dataset import Data, Split
 from kit.data.loading import load_data
 from kit.data.noise import NOISE, corrupt
 from kit.data.readers import DATASETS
-from kit.data.settings import DataSettings
+from kit.data.data_settings import DataSettings
 from kit.data.views import VIEWS
 
 __all__ = ["AUGMENTATIONS", "DATASETS", "NOISE", "VIEWS",

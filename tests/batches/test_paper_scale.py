@@ -5,7 +5,6 @@ The notebook's cells run in this process: seven kernels would take most of a min
 
 import hashlib
 import pickle
-from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 from torchvision import datasets
 
 from kit.parameters import check_values, read_parameters
+from kit.train import checkpoint
 from workflow.experiment import ROOT, read
 
 NOTEBOOK = ROOT / "notebooks/one_run.ipynb"
@@ -92,4 +92,4 @@ def test_a_cell_starts(name, wanted, root, tmp_path):
     assert set(table.query("metric == 'accuracy' and split == 'test'")["block"]) == set(range(1, exits + 1))
     assert ("peak_bytes" in set(table["metric"])) == (name == "infopro_table3")
     assert ("noise_realised" in set(table["metric"])) == name.startswith("deinforeg")
-    assert Path(tmp_path / "out/checkpoint.pt").exists()
+    assert checkpoint.latest(tmp_path / "out")
