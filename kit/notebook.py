@@ -1,7 +1,6 @@
 """`python -m kit.notebook NOTEBOOK OUT -p NAME VALUE …`: papermill, strict about parameters, whole in its results."""
 
 import argparse
-import ast
 import logging
 import os
 import shutil
@@ -148,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _print_parameters(declared: dict[str, Parameter]) -> None:
     for name, parameter in declared.items():
-        print(f"{name}: {ast.unparse(parameter.type)} = {parameter.default!r}".ljust(40), parameter.help)
+        print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
 
 
 def _print_results(given: argparse.Namespace) -> None:

@@ -160,7 +160,9 @@ def test_the_frozen_copy_stays_and_a_changed_experiment_is_told(toy, tmp_path, c
     frozen = batch.freeze(path, folder)
     before = frozen.read_text()
     assert read(frozen).source == frozen.parent / "toy.ipynb"
-    assert not list((folder / "code").rglob("__pycache__")) and (folder / "code/kit/train.py").exists()
+    assert not list((folder / "code").rglob("__pycache__")) and all(
+        (folder / "code" / name).exists() for name in ("kit/train/run.py", "lessons/style.py")
+    )
     toy(seeds=[0, 1, 2])
     assert batch.freeze(path, folder) == frozen and frozen.read_text() == before
     assert "toy.yaml has changed since this batch began" in capsys.readouterr().out
