@@ -4,8 +4,6 @@ After every stop of the walk the samples that the rule lets go are dropped from 
 have cost is really saved. A sample's way depends on nothing but the sample: not on its batch, not on the order.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

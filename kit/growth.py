@@ -4,8 +4,6 @@
 the blocks that are there, and no answer of the exits before the new block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,7 +1,5 @@
 """Auxiliary heads: the small networks that a local loss looks through. `shape` is a feature's, without batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import isqrt, prod
 

@@ -1,7 +1,5 @@
 """What is done to modules of any kind."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -4,8 +4,6 @@ Heads run in the block's precision; terms are taken in fp32, since correlations 
 are about.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A line declares one: `name: type = default  # help`. Types are int, float, str, 
 `… | None`. papermill's own reading skips types with `|` and helps with `=`, so the cell is parsed here.
 """
 
-from __future__ import annotations
-
 import ast
 import io
 import os

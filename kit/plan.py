@@ -1,7 +1,5 @@
 """The plan of a net: how each of its blocks is built, at once or later, always the same."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A settings class is a frozen dataclass whose `__post_init__` calls `check(self)`
 is part of an alias below, with the words that say what is expected.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields

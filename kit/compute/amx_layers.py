@@ -8,8 +8,6 @@ Four of PyTorch's kernels leave those units idle most of the time, each because 
 `benchmarks/step_time.py` measures what that costs, `tests/blocks/test_layout.py` that the numbers stay the same.
 """
 
-from __future__ import annotations
-
 from math import gcd
 
 import torch

@@ -1,7 +1,5 @@
 """LARS in as few passes over memory as its arithmetic needs."""
 
-from __future__ import annotations
-
 import pytorch_optimizer
 import torch
 from torch.optim.sgd import sgd

@@ -1,7 +1,5 @@
 """Which number format a block computes in."""
 
-from __future__ import annotations
-
 import torch
 
 from kit.errors import unknown

@@ -1,7 +1,5 @@
 """The settings that say which data to load, checked when they are made."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """The registry: a method's name, and how each of its blocks gets its head and its loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial

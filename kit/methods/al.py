@@ -1,7 +1,5 @@
 """AL, associated learning: features and labels meet half-way, in a code (Kao & Chen, Neural Comput. 33(1), 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Cross-entropy of a classifier on each block: backprop, greedy and DGL, which differ in the classifier alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch.nn.functional as F

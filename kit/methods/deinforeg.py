@@ -1,7 +1,5 @@
 """DeInfoReg: variance, invariance and covariance of a projection (Huang et al., Neurocomputing 651, 2025)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

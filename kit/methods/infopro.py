@@ -1,7 +1,5 @@
 """InfoPro: keep what tells of the input while learning what tells of the label (Wang et al., ICLR 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
 

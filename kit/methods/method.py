@@ -1,7 +1,5 @@
 """What the registry knows of a method."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """PredSim: a classifier, and features as similar as their labels (Nøkland & Eidnes, ICML 2019)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """SCPL: samples of one class drawn together in a projection (arXiv 2602.00062)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """What can go wrong between ranks, and how it is said."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """Starting a pipeline's ranks on this machine, from a script or a notebook cell."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Which of this machine's network interfaces leads to another machine."""
 
-from __future__ import annotations
-
 import socket
 import struct
 

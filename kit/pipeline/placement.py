@@ -1,7 +1,5 @@
 """Which blocks go to which rank, and where the net is cut, if that takes a measurement."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

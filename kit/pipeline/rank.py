@@ -1,7 +1,5 @@
 """What every rank does: join the others, agree on the run, take its blocks, train."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """The ranks of a run: what they tell each other, and who has which blocks."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

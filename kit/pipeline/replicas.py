@@ -1,7 +1,5 @@
 """Replicas of a block that share a batch: averaged gradients, and batch statistics over one shard or over all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -13,8 +13,6 @@ length.
                        rank 2         F0 B0 F1 B1 F2 B2 F3 B3 U
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple

@@ -6,8 +6,6 @@ pass, as JSON; after that a signal is nothing but its data, and the next ones ar
 on. Nothing that arrives is unpickled.
 """
 
-from __future__ import annotations
-
 import json
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence

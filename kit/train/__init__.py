@@ -1,7 +1,5 @@
 """Training: from a config to a record."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -7,8 +7,6 @@
 Any number of processes writes and reads them. Nothing that is read here can run code.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import shutil

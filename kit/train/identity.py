@@ -1,7 +1,5 @@
 """What a run trains, so that a record is never taken for that of another: settings, data and net."""
 
-from __future__ import annotations
-
 import hashlib
 import warnings
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The run: epochs over the signals of a source, with evaluation, growth, checkpoints and resumption."""
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
