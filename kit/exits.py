@@ -17,7 +17,7 @@ from torch import Tensor
 from kit.errors import unknown
 from kit.measure import costs
 from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
+from kit.modules import evaluating
 
 RULES = {
     "confidence": "leave when the largest probability is at least the threshold",

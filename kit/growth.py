@@ -15,7 +15,7 @@ from torch import nn
 from kit.block import Block
 from kit.errors import unknown
 from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
+from kit.modules import evaluating
 
 
 def link(blocks: Sequence[Block]) -> None:

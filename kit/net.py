@@ -13,7 +13,7 @@ from kit.block import Block
 from kit.errors import unknown
 from kit.plan import Plan, Shape
 from kit.signal import Signal
-from kit.splitting.cut_points import evaluating
+from kit.modules import evaluating
 
 Input = Tensor | Mapping[str, Tensor]
 """Inputs (B, …), or several views of the same samples by name, of which `x` enters the first block."""

@@ -14,7 +14,7 @@ from kit.compute import amx_layers
 from kit.context import Supply, supplied
 from kit.extra_views import Side
 from kit.methods.objectives import Objective
-from kit.splitting.cut_points import evaluating
+from kit.modules import evaluating
 
 Shape = tuple[int, ...]
 
