@@ -1,6 +1,7 @@
 """Stages are compared with their model before anyone trains them: outputs, gradients and buffers, in both modes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -8,89 +9,88 @@ from torch._subclasses.fake_tensor import is_fake
 
 from kit.splitting.tracing import WAY_OUT, Traced, held, same_random_numbers
 
-UNTRACED = "uses torch.no_grad() or autocast"
-
 
 def verify(name: str, traced: Traced, stages: Sequence[nn.Module], example: Tensor) -> None:
-    """Raise ValueError unless the `stages`, made of `traced.twin`, compute what the model called `name` computes.
+    """Raise ValueError unless `stages`, made of `traced.twin`, compute what the model called `name` does.
 
-    Both run on rows of `example` and on other values, in training and in evaluation mode, with the same random
-    numbers. Tensors without data are not compared; then what a graph cannot hold is refused unseen.
+    Both get a few rows of `example`, then of other values. Tensors without data are not compared: for them, what a
+    graph does not hold is refused at once.
     """
-    twin = traced.twin
+    twin, causes = traced.twin, "draws random numbers, branches on data, keeps a state or has a train() of its own"
+    causes = "uses torch.no_grad() or autocast" if traced.doubtful else causes
+    why = f"Its forward pass {causes}, which torch.fx does not trace. {WAY_OUT}"
     if any(tensor.is_meta or is_fake(tensor) for tensor in [example, *held(twin)]):
         if traced.doubtful:
-            raise ValueError(f"{name} cannot be cut: its forward pass {UNTRACED}, which stages would not. {WAY_OUT}")
+            raise ValueError(f"{name} cannot be cut. {why}")
         return
     start = [buffer.clone() for buffer in twin.buffers()]
-    for mode in (True, False):
-        for seed, batches in enumerate(_batches(example), start=1):  # tracing had seed 0: what it froze is not drawn again
+    for mode, where in ((True, "training"), (False, "evaluation")):
+        for seed, batches in enumerate(_batches(example), start=1):  # tracing drew from seed 0
+            learns = mode == (
+                seed == 1
+            )  # gradients cost most: of the first batch in training, of the other in evaluation
             for x in batches:
-                if expected := _results([twin], twin, start, x, mode, seed):
+                if expected := _results([twin], twin, start, mode, seed, learns, x):
                     break
-            found = _results(stages, twin, start, x, mode, seed)
-            wrong = [what for what, value in expected.items() if not _agree(value, found.get(what))]
-            if wrong:
-                causes = UNTRACED if traced.doubtful else "draws random numbers, branches on data or keeps a state"
-                raise ValueError(
-                    f"{name} cannot be cut: in {'training' if mode else 'evaluation'} mode its stages do not give the "
-                    f"model's {wrong[0]}. Probably its forward pass {causes}, which torch.fx does not trace. {WAY_OUT}"
-                )
+            else:
+                raise ValueError(f"{name} does not run in {where} mode on batches like the example, {tuple(x.shape)}")
+            found = _results(stages, twin, start, mode, seed, learns, x)
+            if wrong := [what for what, value in expected.items() if not _agree(value, found.get(what))]:
+                fault = f"in {where} mode its stages do not give the model's {wrong[0]}"
+                raise ValueError(f"{name} cannot be cut: {fault}. {why}")
 
 
-def _batches(example: Tensor) -> Iterator[Iterator[Tensor]]:
-    """Yield two batches, each as the tensors to try: few rows of `example`, and as many as the model needs.
+def _batches(example: Tensor) -> Iterator[Iterable[Tensor]]:
+    """Yield, for each of two batches, the tensors to try until the model takes one: as few rows as it can take.
 
-    The second has other values, and another number of rows if the model takes it: a size may be frozen as well.
+    The second has other values, and another number of rows if it may: a size may have been traced as a constant.
     """
     generator = torch.Generator().manual_seed(0)
-    rows = example[:2]
-    yield iter([rows, example])
-    yield (_like(example, count, generator) for count in (3, len(rows), len(example)))
 
+    def other(count: int) -> Tensor:
+        shape = (count, *example.shape[1:])
+        if example.is_floating_point():
+            return torch.randn(shape, generator=generator).to(example)
+        index = torch.randint(example.numel(), shape, generator=generator)
+        return example.flatten()[index.to(example.device)]  # other integers need not be valid tokens
 
-def _like(example: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Return `count` rows of other values; integers are drawn from those of `example`, as not all may be valid."""
-    shape = (count, *example.shape[1:])
-    if example.is_floating_point():
-        return torch.randn(shape, generator=generator).to(example)
-    return example.flatten()[torch.randint(example.numel(), shape, generator=generator).to(example.device)]
+    own = [example[:2], example, example[[0, 0]]]  # batch norm does not train on a single row
+    yield own
+    yield chain(map(other, (1, 3, len(own[0]), len(example))), own)
 
 
 def _results(
-    parts: Sequence[nn.Module], twin: nn.Module, start: list[Tensor], x: Tensor, mode: bool, seed: int
-) -> dict[str, Tensor | None]:
-    """Run `parts` one after another from the buffers `start`; return all that comes of it, {} if they do not take `x`."""
+    parts: Sequence[nn.Module], twin: nn.Module, start: list[Tensor], mode: bool, seed: int, learns: bool, x: Tensor
+) -> dict:
+    """Run `parts` on `x`, from the buffers `start`; return all tensors that come of it, none if they fail on `x`."""
     with torch.no_grad():
         for buffer, value in zip(twin.buffers(), start, strict=True):
             buffer.copy_(value)
     leaf = x.detach().clone().requires_grad_(x.is_floating_point())
     sources = {"gradient of the input": leaf} | {f"gradient of {name!r}": p for name, p in twin.named_parameters()}
     sources = {what: tensor for what, tensor in sources.items() if tensor.requires_grad}
-    with same_random_numbers(seed), torch.enable_grad():
+    with same_random_numbers(seed), torch.set_grad_enabled(learns):
         h = leaf.clone()  # the first operation may overwrite its input, which a leaf refuses
         try:
             for part in parts:
                 part.train(mode)
                 h = part(h)
-            # As its own gradient the output is that of (h ** 2).sum() / 2, which no normalisation turns into zeros.
-            taught = h.requires_grad and bool(sources)
-            grads = torch.autograd.grad(h, list(sources.values()), h.detach(), allow_unused=True) if taught else ()
+            # The output is its own gradient, as that of (h ** 2).sum() / 2: normalisation would turn ones into zeros.
+            taught = [*sources.values()] if h.requires_grad else []
+            grads = torch.autograd.grad(h, taught, h.detach(), allow_unused=True) if taught else [None] * len(sources)
         except Exception:
             return {}
-    found = {"output": h.detach()} | dict.fromkeys(sources) | dict(zip(sources, grads, strict=False))
-    return found | {f"buffer {name!r}": buffer.clone() for name, buffer in twin.named_buffers()}
+    buffers = {f"buffer {name!r}": buffer.clone() for name, buffer in twin.named_buffers()}
+    return {"output": h.detach()} | dict(zip(sources, grads, strict=True)) | buffers
 
 
 def _agree(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two results are the same, to the precision of their format: kernels on GPUs need not add in one order."""
-    if a is None or b is None:
+    """Whether two results are the same, but for the order in which a GPU's kernels add."""
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.shape != b.shape or a.dtype != b.dtype:
         return a is b
-    if a.shape != b.shape or a.dtype != b.dtype:
-        return False
     if torch.equal(a, b):
         return True
     tolerance = max(1e-4, 16 * torch.finfo(a.dtype).eps) if a.is_floating_point() else 0.0
     a, b = a.double(), b.double()
-    size = a.nan_to_num(0, 0, 0).square().mean().sqrt()  # of the whole tensor: entries near zero carry no more digits
-    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * float(size), equal_nan=True)
+    size = float(a.nan_to_num(0, 0, 0).abs().mean())  # entries near zero are sums of others of this size
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * size, equal_nan=True)
