@@ -23,8 +23,8 @@ BACKBONES = {
     "vgg-paper": "DeInfoReg's VGG: nine 3×3 convolutions in four groups, block1 … block4; takes width, groups",
     "mlp": "flatten and `depth` hidden linear layers, layer1 … layerN; takes width",
     **{
-        f"resnet{depth}": f"CIFAR ResNet of He et al. with {depth} layers in three stages; takes width"
-        for depth in (20, 32, 56, 110, 1202)
+        f"resnet{n}": f"He et al.'s CIFAR ResNet: {n} layers in three stages; takes width"
+        for n in (20, 32, 56, 110, 1202)
     },
     "densenet100": "DenseNet-BC-100-12 of Huang et al. for CIFAR: three dense stages; takes width, and growth",
     "wrn28": "WRN-28-10 of Zagoruyko and Komodakis for CIFAR: three wide stages; takes width, and widen",
@@ -53,11 +53,10 @@ def backbone(
 ) -> nn.Module:
     """Build a classifier, untrained: images (B, in_channels, image_size, image_size) → logits (B, num_classes).
 
-    `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width`
-    multiplies the channels of vgg-paper, mlp and the CIFAR networks, and is passed as `width_mult` to those of
-    torchvision that know it (mobilenet_v2, mobilenet_v3_*). `options` go to the builder: for vgg-paper `groups`, for
-    mlp `depth`, `hidden`, `activation`, `norm`, `residual`, `init` (see `mlp`); for torchvision's what its own take.
-    The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
+    `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width` multiplies
+    the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups`, for mlp `depth`,
+    `hidden`, `activation`, `norm`, `residual`, `init` (see `mlp`); for torchvision's what its own take. The flattened
+    map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
 
     Raises ValueError for an unknown name, an option or a width that the backbone does not take, and too small images.
     """
@@ -109,8 +108,9 @@ def _torchvision(name: str, in_channels: int, num_classes: int, width: float, im
     try:
         model = models.get_model(name, weights=None, num_classes=num_classes, **options)
     except (AssertionError, ValueError) as error:
-        images = f"{image_size}×{image_size} images with {options}"
-        raise ValueError(f"{name} cannot be built for {images}: {error}") from error
+        raise ValueError(
+            f"{name} cannot be built for {image_size}×{image_size} images with {options}: {error}"
+        ) from error
     if name in BACKBONES and image_size < 64:  # the stem that papers give these networks on CIFAR
         model.conv1 = nn.Conv2d(in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -12,7 +12,7 @@ from kit.settings import Count
 
 def resnet(blocks: int, in_channels: int, num_classes: int, width: float, image_size: int) -> nn.Sequential:
     """He et al. (2016), section 4.2: a stem, three stages of 16, 32 and 64 channels with `blocks` blocks, a linear."""
-    widths = [_scaled(planned, width) for planned in (16, 32, 64)]
+    widths = [max(1, round(planned * width)) for planned in (16, 32, 64)]
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False))
     layers |= OrderedDict(bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU())
     layers.update(_stages(_BasicBlock, widths[0], widths, blocks))
@@ -21,11 +21,10 @@ def resnet(blocks: int, in_channels: int, num_classes: int, width: float, image_
 
 def wide_resnet(in_channels: int, num_classes: int, width: float, image_size: int, widen: Count = 10) -> nn.Sequential:
     """WRN-28-`widen` (Zagoruyko & Komodakis, BMVC 2016): a stem of 16, stages of 16, 32, 64 × `widen` with 4 blocks."""
-    stem, *widths = (_scaled(planned, width) for planned in (16, 16 * widen, 32 * widen, 64 * widen))
+    stem, *widths = (max(1, round(planned * width)) for planned in (16, 16 * widen, 32 * widen, 64 * widen))
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, stem, 3, padding=1, bias=False))
     layers.update(_stages(_PreActivationBlock, stem, widths, 4))
-    layers |= OrderedDict(bn=nn.BatchNorm2d(widths[-1]), relu=nn.ReLU())
-    return _finished(layers, widths[-1], num_classes)
+    return _finished(layers | OrderedDict(bn=nn.BatchNorm2d(widths[-1]), relu=nn.ReLU()), widths[-1], num_classes)
 
 
 def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: int, growth: Count = 12) -> nn.Sequential:
@@ -33,7 +32,7 @@ def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: in
 
     Unlike in torchvision's, a layer hands on the joined maps, so that there is a cut point behind each.
     """
-    growth = _scaled(growth, width)
+    growth = max(1, round(growth * width))
     channels = 2 * growth
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
     for number in (1, 2, 3):
@@ -44,12 +43,7 @@ def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: in
             parts |= OrderedDict(conv=nn.Conv2d(channels, channels // 2, 1, bias=False), pool=nn.AvgPool2d(2))
             layers[f"transition{number}"] = nn.Sequential(parts)
             channels //= 2
-    layers |= OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU())
-    return _finished(layers, channels, num_classes)
-
-
-def _scaled(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
+    return _finished(layers | OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU()), channels, num_classes)
 
 
 def _stages(block: type[nn.Module], channels: int, widths: Sequence[int], count: int) -> Iterator[tuple]:

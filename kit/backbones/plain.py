@@ -8,22 +8,11 @@ from torch import Tensor, nn
 
 from kit.settings import Count, one_of
 
-ACTIVATIONS = {
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-    "gelu": nn.GELU,
-    "sigmoid": nn.Sigmoid,
-    "leaky_relu": nn.LeakyReLU,
-    "silu": nn.SiLU,
-    "identity": nn.Identity,
-}
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "sigmoid": nn.Sigmoid, "leaky_relu": nn.LeakyReLU}
+ACTIVATIONS |= {"silu": nn.SiLU, "identity": nn.Identity}
 NORMS = {None: nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
-INITS = {
-    "default": None,
-    "xavier": nn.init.xavier_uniform_,
-    "kaiming": nn.init.kaiming_normal_,
-    "orthogonal": nn.init.orthogonal_,
-}
+INITS = {"default": None, "xavier": nn.init.xavier_uniform_, "kaiming": nn.init.kaiming_normal_}
+INITS |= {"orthogonal": nn.init.orthogonal_}
 
 Groups = Annotated[int, Field(ge=1, le=4, description="1 to 4: vgg-paper has 4 groups of layers")]
 

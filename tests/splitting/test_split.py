@@ -268,6 +268,7 @@ def test_most_blocks_is_one_for_each_layer():
         ({"num_blocks": 2, "example": torch.rand(4, 2, 8, 8)}, r"does not run on the example of shape \(4, 2, 8, 8\)"),
         ({"num_blocks": 2, "example": torch.tensor(1.0)}, r"expected one batch as a tensor \(B, …\)"),
         ({"num_blocks": 2, "example": [1]}, "example=list, expected one batch"),
+        ({"num_blocks": 2, "at": "block1"}, r"at='block1', expected a list of cut points, such as \['block1'\]"),
     ],
 )
 def test_what_cannot_be_cut_says_why(arguments, message):
@@ -350,6 +351,38 @@ def test_dropout_before_the_classifier_goes_with_it_and_spares_the_features():
     kept = h.clone()
     classifier(h)
     assert torch.equal(h, kept)
+
+
+def test_a_dropout_that_is_used_elsewhere_stays_with_the_trunk():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.dropout, self.b = nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.b(self.dropout(self.a(self.dropout(x))))
+
+    model, x = Twice(), torch.rand(4, 8)
+    trunk, classifier = split_classifier(model, 3)
+    assert classifier is model.b
+    torch.manual_seed(0)
+    expected = model(x)
+    torch.manual_seed(0)
+    assert torch.equal(classifier(trunk(x)), expected)
+
+
+def test_a_tied_classifier_stays_with_its_stage():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model = Tied()
+    assert split_classifier(model, 8) == (model, None)
 
 
 def test_without_a_final_linear_the_stage_stays_whole():
