@@ -37,11 +37,9 @@ def cheapest(
         for behind, group in sorted(between.items())
         if 0 < behind < len(layers)
     ]
-    if num_blocks > len(candidates) + 1:
-        raise ValueError(
-            f"num_blocks={num_blocks}, but {name} has only {len(candidates)} cut points with a layer of its own for "
-            f"every block; choose 1 to {len(candidates) + 1}"
-        )
+    if num_blocks > (most := len(candidates) + 1):
+        number = f"{most - 1} cut points with a layer of its own for every block"
+        raise ValueError(f"num_blocks={num_blocks}, but {name} has only {number}; choose 1 to {most}")
     if balance == "time":
         costs = _seconds(stages_between(twin, lines, candidates), example)
     else:

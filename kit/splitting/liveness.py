@@ -67,7 +67,7 @@ def _line(twin: nn.Module, graph: fx.Graph, example: Tensor) -> Line:
         try:
             return Line(copied(twin, meta), graph, meta(example))
         except Exception:  # an operation without a meta kernel, a shape that depends on values, or a wrong example
-            return Line(twin, graph, example)
+            return Line(twin, graph, example.clone())  # the model may overwrite it
     except Exception as error:
         given = f"the example of shape {tuple(example.shape)} and {example.dtype}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -25,6 +25,9 @@ class Stage(nn.Module):
         own = fx.GraphModule(root, both)  # takes from `root` what either graph names, each under its path
         for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
             vars(self)[kind].update(vars(own)[kind])
+        for part in self.modules():
+            if type(part) is nn.Module:  # made by fx to hold what lies deeper
+                part.training = root.training
         self._graphs, self.training = graphs, root.training
         self._compile()
 
@@ -96,10 +99,9 @@ def _tail(root: nn.Module, graph: fx.Graph) -> list[str]:
     """Return the names of the [Dropout,] Linear that end `graph` and are used once."""
     node, names = graph.output_node().args[0], []
     for kind in (nn.Linear, nn.Dropout):
-        if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.users) > 1:
-            break
-        uses = sum(f"{other.target}.".startswith(f"{node.target}.") for other in graph.nodes)
-        if uses > 1 or type(root.get_submodule(node.target)) is not kind:
+        called = isinstance(node, fx.Node) and node.op == "call_module" and len(node.users) == 1
+        uses = called and sum(f"{other.target}.".startswith(f"{node.target}.") for other in graph.nodes)
+        if uses != 1 or type(root.get_submodule(node.target)) is not kind:
             break
         names.insert(0, node.target)
         node = (node.all_input_nodes or [None])[0]

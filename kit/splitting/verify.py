@@ -1,7 +1,8 @@
 """Stages are compared with their model before anyone trains them: outputs, gradients and buffers, in both modes."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -24,43 +25,36 @@ def verify(name: str, traced: Traced, stages: Sequence[nn.Module], example: Tens
             raise ValueError(f"{name} cannot be cut. {why}")
         return
     start = [buffer.clone() for buffer in twin.buffers()]
-    for mode, where in ((True, "training"), (False, "evaluation")):
-        for seed, batches in enumerate(_batches(example), start=1):  # tracing drew from seed 0
-            learns = mode == (
-                seed == 1
-            )  # gradients cost most: of the first batch in training, of the other in evaluation
-            for x in batches:
-                if expected := _results([twin], twin, start, mode, seed, learns, x):
-                    break
-            else:
-                raise ValueError(f"{name} does not run in {where} mode on batches like the example, {tuple(x.shape)}")
-            found = _results(stages, twin, start, mode, seed, learns, x)
-            if wrong := [what for what, value in expected.items() if not _agree(value, found.get(what))]:
-                fault = f"in {where} mode its stages do not give the model's {wrong[0]}"
-                raise ValueError(f"{name} cannot be cut: {fault}. {why}")
+    for mode, (seed, batches) in product((True, False), _batches(example).items()):
+        for x in batches:
+            if expected := _results([twin], twin, start, mode, seed, x):
+                break
+        where = f"in {'training' if mode else 'evaluation'} mode"
+        if not expected:
+            raise ValueError(f"{name} does not run {where} on batches like the example {tuple(example.shape)}")
+        found = _results(stages, twin, start, mode, seed, x)
+        if wrong := [what for what, value in expected.items() if not _agree(value, found.get(what))]:
+            raise ValueError(f"{name} cannot be cut: {where} its stages do not give the model's {wrong[0]}. {why}")
 
 
-def _batches(example: Tensor) -> Iterator[Iterable[Tensor]]:
-    """Yield, for each of two batches, the tensors to try until the model takes one: as few rows as it can take.
+def _batches(example: Tensor) -> dict[int, list[Tensor]]:
+    """Return, for each of two random seeds, the batches to try until the model takes one: as few rows as it can take.
 
     The second has other values, and another number of rows if it may: a size may have been traced as a constant.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def other(count: int) -> Tensor:
-        shape = (count, *example.shape[1:])
-        if example.is_floating_point():
-            return torch.randn(shape, generator=generator).to(example)
-        index = torch.randint(example.numel(), shape, generator=generator)
-        return example.flatten()[index.to(example.device)]  # other integers need not be valid tokens
-
+    random = torch.Generator().manual_seed(0)
     own = [example[:2], example, example[[0, 0]]]  # batch norm does not train on a single row
-    yield own
-    yield chain(map(other, (1, 3, len(own[0]), len(example))), own)
+    shapes = [(rows, *example.shape[1:]) for rows in (1, 3, len(own[0]), len(example))]
+    if example.is_floating_point():
+        others = [torch.randn(shape, generator=random).to(example) for shape in shapes]
+    else:  # tokens: other numbers need not be valid
+        indices = [torch.randint(example.numel(), shape, generator=random) for shape in shapes]
+        others = [example.flatten()[index.to(example.device)] for index in indices]
+    return {1: own, 2: others + own}  # tracing drew from seed 0
 
 
 def _results(
-    parts: Sequence[nn.Module], twin: nn.Module, start: list[Tensor], mode: bool, seed: int, learns: bool, x: Tensor
+    parts: Sequence[nn.Module], twin: nn.Module, start: list[Tensor], mode: bool, seed: int, x: Tensor
 ) -> dict:
     """Run `parts` on `x`, from the buffers `start`; return all tensors that come of it, none if they fail on `x`."""
     with torch.no_grad():
@@ -69,17 +63,19 @@ def _results(
     leaf = x.detach().clone().requires_grad_(x.is_floating_point())
     sources = {"gradient of the input": leaf} | {f"gradient of {name!r}": p for name, p in twin.named_parameters()}
     sources = {what: tensor for what, tensor in sources.items() if tensor.requires_grad}
-    with same_random_numbers(seed), torch.set_grad_enabled(learns):
+    grads = [None] * len(sources)
+    # Gradients cost most: training's are of the other values (examples are often zeros), evaluation's of the example.
+    with same_random_numbers(seed), torch.set_grad_enabled(mode == (seed == 2)):
         h = leaf.clone()  # the first operation may overwrite its input, which a leaf refuses
         try:
             for part in parts:
                 part.train(mode)
                 h = part(h)
-            # The output is its own gradient, as that of (h ** 2).sum() / 2: normalisation would turn ones into zeros.
-            taught = [*sources.values()] if h.requires_grad else []
-            grads = torch.autograd.grad(h, taught, h.detach(), allow_unused=True) if taught else [None] * len(sources)
         except Exception:
             return {}
+        with suppress(RuntimeError, ValueError):  # nothing has a gradient, or as cuDNN's LSTM not in evaluation
+            # The output as its own gradient, that of (h ** 2).sum() / 2: normalisation would turn ones into zeros.
+            grads = torch.autograd.grad(h, [*sources.values()], h.detach(), allow_unused=True)
     buffers = {f"buffer {name!r}": buffer.clone() for name, buffer in twin.named_buffers()}
     return {"output": h.detach()} | dict(zip(sources, grads, strict=True)) | buffers
 
