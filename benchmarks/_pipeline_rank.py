@@ -21,7 +21,7 @@ from kit.pipeline.ranks import all_gather
 from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
 from kit.pipeline.transport import Receiver, Sender
-from kit.splitting.split import choose, places, split
+from kit.splitting.split import choose, cut_points, split
 
 MICRO = (2, 4, 8, 16)
 
@@ -65,7 +65,7 @@ class Rank:
 
     def decoupled_cut(self) -> list[str]:
         """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""
-        names = places(self.model(), self.x[:2])
+        names = cut_points(self.model(), self.x[:2])
         ends = [name for name in names if "." not in name or int(name.split(".")[1]) % 3 == 2]  # conv, norm, ReLU
         here, slowest = names.index(self.backprop_cut()[0]), {}
         for place in sorted(ends, key=lambda name: abs(names.index(name) - here))[:4]:

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from kit.backbones import backbone  # noqa: E402
 from kit.measure.costs import parameters  # noqa: E402
-from kit.splitting.split import places, split  # noqa: E402
+from kit.splitting.split import cut_points, split  # noqa: E402
 
 QUICK = [
     "alexnet",
@@ -95,7 +95,7 @@ def check(name: str, limit: int) -> dict:
     try:
         torch.manual_seed(0)
         model, x = backbone(name, num_classes=1000, image_size=size), torch.rand(2, 3, size, size)
-        row["params"], row["places"] = parameters(model), len(places(model, x))
+        row["params"], row["places"] = parameters(model), len(cut_points(model, x))
         start = time.perf_counter()
         stages = split(model, NUM_BLOCKS, x)
         row["seconds"] = time.perf_counter() - start

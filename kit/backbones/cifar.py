@@ -1,54 +1,57 @@
 """The networks made for CIFAR's 32×32 images: ResNet, Wide ResNet and DenseNet-BC, three stages each."""
 
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kit.settings import Count
+
 
 def resnet(blocks: int, in_channels: int, num_classes: int, width: float, image_size: int) -> nn.Sequential:
     """He et al. (2016), section 4.2: a stem, three stages of 16, 32 and 64 channels with `blocks` blocks, a linear."""
-    widths = [_scaled(planned, width) for planned in (16, 32, 64)]
+    widths = [max(1, round(planned * width)) for planned in (16, 32, 64)]
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, widths[0], 3, padding=1, bias=False))
     layers |= OrderedDict(bn1=nn.BatchNorm2d(widths[0]), relu=nn.ReLU())
-    for number, (channels, out) in enumerate(zip([widths[0], *widths], widths, strict=False), start=1):
-        first = _BasicBlock(channels, out, 1 if number == 1 else 2)
-        layers[f"layer{number}"] = nn.Sequential(first, *(_BasicBlock(out, out, 1) for _ in range(blocks - 1)))
+    layers.update(_stages(_BasicBlock, widths[0], widths, blocks))
     return _finished(layers, widths[-1], num_classes)
 
 
-def wide_resnet(in_channels: int, num_classes: int, width: float, image_size: int, widen: int = 10) -> nn.Sequential:
+def wide_resnet(in_channels: int, num_classes: int, width: float, image_size: int, widen: Count = 10) -> nn.Sequential:
     """WRN-28-`widen` (Zagoruyko & Komodakis, BMVC 2016): a stem of 16, stages of 16, 32, 64 × `widen` with 4 blocks."""
-    stem, *widths = (_scaled(planned, width) for planned in (16, 16 * widen, 32 * widen, 64 * widen))
+    stem, *widths = (max(1, round(planned * width)) for planned in (16, 16 * widen, 32 * widen, 64 * widen))
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, stem, 3, padding=1, bias=False))
-    for number, (channels, out) in enumerate(zip([stem, *widths], widths, strict=False), start=1):
-        first = _PreActivationBlock(channels, out, 1 if number == 1 else 2)
-        layers[f"layer{number}"] = nn.Sequential(first, *(_PreActivationBlock(out, out, 1) for _ in range(3)))
-    layers |= OrderedDict(bn=nn.BatchNorm2d(widths[-1]), relu=nn.ReLU())
-    return _finished(layers, widths[-1], num_classes)
+    layers.update(_stages(_PreActivationBlock, stem, widths, 4))
+    return _finished(layers | OrderedDict(bn=nn.BatchNorm2d(widths[-1]), relu=nn.ReLU()), widths[-1], num_classes)
 
 
-def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: int, growth: int = 12) -> nn.Sequential:
+def densenet_bc(in_channels: int, num_classes: int, width: float, image_size: int, growth: Count = 12) -> nn.Sequential:
     """DenseNet-BC-100-`growth` (Huang et al., CVPR 2017): three stages of 16 layers, each adding `growth` channels.
 
-    Unlike in torchvision's, a layer hands on the joined maps, so that there is a place to cut behind each.
+    Unlike in torchvision's, a layer hands on the joined maps, so that there is a cut point behind each.
     """
-    growth = _scaled(growth, width)
+    growth = max(1, round(growth * width))
     channels = 2 * growth
     layers = OrderedDict(conv1=nn.Conv2d(in_channels, channels, 3, padding=1, bias=False))
     for number in (1, 2, 3):
         layers[f"dense{number}"] = nn.Sequential(*(_DenseLayer(channels + i * growth, growth) for i in range(16)))
         channels += 16 * growth
-        if number < 3:
-            layers[f"transition{number}"] = _transition(channels, channels // 2)
+        if number < 3:  # halve the channels and the map
+            parts = OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU())
+            parts |= OrderedDict(conv=nn.Conv2d(channels, channels // 2, 1, bias=False), pool=nn.AvgPool2d(2))
+            layers[f"transition{number}"] = nn.Sequential(parts)
             channels //= 2
-    layers |= OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU())
-    return _finished(layers, channels, num_classes)
+    return _finished(layers | OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU()), channels, num_classes)
 
 
-def _scaled(channels: int, width: float) -> int:
-    return max(1, round(channels * width))
+def _stages(block: type[nn.Module], channels: int, widths: Sequence[int], count: int) -> Iterator[tuple]:
+    """Yield layer1 … layer3 by name, `count` blocks each; the second and the third halve the map."""
+    for number, out in enumerate(widths, start=1):
+        first = block(channels, out, 1 if number == 1 else 2)
+        yield f"layer{number}", nn.Sequential(first, *(block(out, out, 1) for _ in range(count - 1)))
+        channels = out
 
 
 def _finished(layers: OrderedDict, channels: int, num_classes: int) -> nn.Sequential:
@@ -70,14 +73,12 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out)
-        self.stride, self.extra = stride, out - channels
+        extra = out - channels
+        self.stride, self.padding = stride, (0, 0, 0, 0, extra // 2, extra - extra // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        shortcut = F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra - self.extra // 2)
-        )
-        return F.relu(out + shortcut)
+        return F.relu(out + F.pad(x[:, :, :: self.stride, :: self.stride], self.padding))
 
 
 class _PreActivationBlock(nn.Module):
@@ -111,8 +112,3 @@ class _DenseLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         new = self.conv1(F.relu(self.bn1(x)))
         return torch.cat([x, self.conv2(F.relu(self.bn2(new)))], 1)
-
-
-def _transition(channels: int, out: int) -> nn.Sequential:
-    layers = OrderedDict(bn=nn.BatchNorm2d(channels), relu=nn.ReLU(), conv=nn.Conv2d(channels, out, 1, bias=False))
-    return nn.Sequential(layers | OrderedDict(pool=nn.AvgPool2d(2)))

@@ -1,25 +1,20 @@
-"""Where the papers cut their networks: (backbone, number of blocks) → the places after which a block ends."""
+"""Where the papers cut their networks: (backbone, number of blocks) → the modules behind which a block ends."""
 
 from collections.abc import Sequence
 from types import MappingProxyType
 
-_BY_STAGE = ("layer1", "layer2", "layer3")
+_STAGES = ("layer1", "layer2", "layer3")
 
-PAPER_CUTS: dict[tuple[str, int], tuple[str, ...]] = {
-    ("vgg-paper", 4): ("block1", "block2", "block3"),
-    ("resnet18", 4): _BY_STAGE,
-    ("resnet34", 4): _BY_STAGE,
-    ("resnet50", 4): _BY_STAGE,
-}
+PAPER_CUTS = MappingProxyType(
+    {("vgg-paper", 4): ("block1", "block2", "block3")} | {(f"resnet{depth}", 4): _STAGES for depth in (18, 34, 50)}
+)
 """DeInfoReg's (arXiv 2506.18193): VGG in four groups, ResNets with a block per stage."""
 
 
 def _behind(pairs: str) -> tuple[str, ...]:
-    """Return the places behind InfoPro's "stage,block" pairs: stages count from 1, their residual blocks from 0."""
+    """Return the modules named by InfoPro's "stage,block": stages count from 1, their residual blocks from 0."""
     return tuple("layer{}.{}".format(*pair.split(",")) for pair in pairs.split())
 
-
-_EACH = " ".join(f"{stage},{block}" for stage in (1, 2, 3) for block in range(5))
 
 INFOPRO_CUTS = MappingProxyType(
     {
@@ -27,7 +22,8 @@ INFOPRO_CUTS = MappingProxyType(
         ("resnet32", 3): _behind("1,4 2,4"),
         ("resnet32", 4): _behind("1,2 2,1 3,0"),
         ("resnet32", 8): _behind("1,0 1,2 1,4 2,1 2,3 3,0 3,2"),
-        ("resnet32", 16): ("relu", *_behind(_EACH)[:-1]),  # behind the stem and each residual block but the last
+        # behind the stem and each residual block but the last
+        ("resnet32", 16): ("relu", *_behind("1,0 1,1 1,2 1,3 1,4 2,0 2,1 2,2 2,3 2,4 3,0 3,1 3,2 3,3")),
         ("resnet110", 2): _behind("2,8"),
         ("resnet110", 3): _behind("1,17 2,17"),
         ("resnet110", 4): _behind("1,11 2,7 3,3"),
@@ -38,11 +34,7 @@ INFOPRO_CUTS = MappingProxyType(
 """InfoPro's (ICLR 2021, and its public settings for K = 3): about as many residual blocks in each, the first short."""
 
 INFOPRO_BALANCED_CUTS = MappingProxyType(
-    {
-        ("resnet110", 2): _behind("1,14"),
-        ("resnet110", 3): _behind("1,9 2,2"),
-        ("resnet110", 4): _behind("1,6 1,14 2,8"),
-    }
+    {("resnet110", 2): _behind("1,14"), ("resnet110", 3): _behind("1,9 2,2"), ("resnet110", 4): _behind("1,6 1,14 2,8")}
 )
 """InfoPro*'s for 32×32 images: about as much memory in each block. None are published for other models and K."""
 
@@ -51,31 +43,25 @@ NAMED_CUTS = ("auto", "infopro", "infopro-balanced")
 
 
 def find(cuts: str | Sequence[str], backbone: str, num_blocks: int) -> tuple[str, list[str] | None]:
-    """Return the `balance` and the places `at` that `kit.split` takes, for cuts by name or by a list of places.
+    """Return the `balance` and the cut points `at` that `kit.split` takes, for cuts by name or by a list of points.
 
-    `auto`: the places of DeInfoReg's paper, else by parameters. `infopro`: that paper's. `infopro-balanced`: those of
+    `auto`: those of DeInfoReg's paper, else by parameters. `infopro`: that paper's. `infopro-balanced`: those of
     InfoPro*, and where it has none for one of InfoPro's models and K, the same idea: `balance="memory"`. Any other
     name is a balance. Raises ValueError for InfoPro's cuts of a model or K that the paper does not cut.
     """
     if not isinstance(cuts, str):
         return "params", list(cuts)
-    if cuts == "auto":
-        at = PAPER_CUTS.get((backbone, num_blocks))
-        return "params", at and list(at)
+    case = backbone, num_blocks
     if cuts not in NAMED_CUTS:
         return cuts, None
-    _check_infopro(cuts, backbone, num_blocks)
-    table = INFOPRO_CUTS if cuts == "infopro" else INFOPRO_BALANCED_CUTS
-    at = () if num_blocks == 1 else table.get((backbone, num_blocks))
-    return "memory", None if at is None else list(at)
-
-
-def _check_infopro(cuts: str, backbone: str, num_blocks: int) -> None:
-    backbones = sorted({name for name, _ in INFOPRO_CUTS}, key=len)
-    counts = sorted({1} | {count for _, count in INFOPRO_CUTS})
-    if backbone not in backbones or num_blocks not in counts:
+    if cuts == "auto":
+        return "params", list(PAPER_CUTS[case]) if case in PAPER_CUTS else None
+    names, counts = {name for name, _ in INFOPRO_CUTS}, {1} | {count for _, count in INFOPRO_CUTS}
+    if backbone not in names or num_blocks not in counts:
         raise ValueError(
             f"cuts={cuts!r} with backbone={backbone!r} and num_blocks={num_blocks}, but InfoPro cuts "
-            f"{' and '.join(backbones)} into {', '.join(map(str, counts))} blocks. Choose one of these, or a cut for "
-            "any model: cuts='memory', 'params', 'layers', 'time' or a list of places"
+            f"{' and '.join(sorted(names, key=len))} into {', '.join(map(str, sorted(counts)))} blocks. Choose one of "
+            "these, or a cut for any model: cuts='memory', 'params', 'layers', 'time' or a list of cut points"
         )
+    at = {(backbone, 1): ()} | (INFOPRO_CUTS if cuts == "infopro" else INFOPRO_BALANCED_CUTS)
+    return "memory", list(at[case]) if case in at else None

@@ -9,7 +9,7 @@ from torch import nn
 import kit
 from kit.backbones import backbone
 from kit.splitting.paper_cuts import INFOPRO_BALANCED_CUTS, INFOPRO_CUTS, find
-from kit.splitting.split import places
+from kit.splitting.split import cut_points
 
 torch.set_num_threads(1)
 
@@ -38,7 +38,9 @@ def residual_blocks(stages: list[nn.Module]) -> list[int]:
 @pytest.fixture(scope="module")
 def known() -> dict[str, list[str]]:
     """All places where the models can be cut, in order."""
-    return {name: places(backbone(name, width=0.1), torch.zeros(2, 3, 32, 32)) for name in ("resnet32", "resnet110")}
+    return {
+        name: cut_points(backbone(name, width=0.1), torch.zeros(2, 3, 32, 32)) for name in ("resnet32", "resnet110")
+    }
 
 
 def counted(name: str, places_in_order: list[str], at: list[str]) -> list[int]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from kit.backbones import backbone
 from kit.measure.costs import parameters
-from kit.splitting.split import balanced, places, split, split_classifier
+from kit.splitting.split import balanced, cut_points, split, split_classifier
 
 torch.set_num_threads(1)
 
@@ -174,7 +174,7 @@ def test_balanced_is_even_among_the_best():
 def test_cuts_are_the_best_of_all_layer_wise_cuts():
     model = small()
     names = ["block1.2", "block1.5", "block1.8", "block1", "block2.2", "block2", "block3.2", "block3", "flatten"]
-    assert set(names) <= set(places(model, X))
+    assert set(names) <= set(cut_points(model, X))
     each = [[parameters(stage) for stage in split(model, None, X, at=[name])] for name in names]
     assert max(map(parameters, split(model, 2, X))) == min(map(max, each))
 
@@ -189,8 +189,8 @@ def test_a_parameter_used_twice_stays_in_one_stage():
             return self.c(F.relu(F.linear(self.b(self.a(x)), self.a.weight)))
 
     x = torch.rand(4, 8)
-    assert places(Tied(), x) == ["linear", "relu"]
-    with pytest.raises(ValueError, match="num_blocks=3, but Tied has only 1 places to cut .* choose 1 to 2"):
+    assert cut_points(Tied(), x) == ["linear", "relu"]
+    with pytest.raises(ValueError, match="num_blocks=3, but Tied has only 1 cut points .* choose 1 to 2"):
         split(Tied(), 3, x)
 
 
@@ -199,9 +199,9 @@ def test_a_value_that_is_overwritten_later_is_no_place_to_cut():
     model = nn.Sequential(
         nn.Linear(8, 8), nn.ReLU(inplace=True), nn.Flatten(), nn.Dropout(inplace=True), nn.Linear(8, 2)
     )
-    assert places(model, x) == ["1", "2", "3"]  # in evaluation the dropout writes nothing
+    assert cut_points(model, x) == ["1", "2", "3"]  # in evaluation the dropout writes nothing
     model = nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(8, 2))
-    assert places(model, x) == ["2"]
+    assert cut_points(model, x) == ["2"]
 
 
 def test_optional_arguments_and_constants_of_forward():
@@ -233,7 +233,7 @@ def test_shapes_that_depend_on_values_are_found_by_running():
             return self.b(h + torch.nonzero(h)[:1].sum())
 
     model, x = Net(), torch.rand(4, 8)
-    assert places(model, x) == ["a", "norm", "add"]
+    assert cut_points(model, x) == ["a", "norm", "add"]
     assert int(model.norm.num_batches_tracked) == 0
 
 
@@ -258,16 +258,17 @@ def test_most_blocks_is_one_for_each_layer():
     [
         ({"num_blocks": 0}, "num_blocks=0, expected an integer of at least 1"),
         ({"num_blocks": None}, "num_blocks=None, expected an integer"),
-        ({"num_blocks": 11}, "num_blocks=11, but Sequential has only 9 places to cut .* choose 1 to 10"),
+        ({"num_blocks": 11}, "num_blocks=11, but Sequential has only 9 cut points .* choose 1 to 10"),
         ({"num_blocks": 3, "at": ["block1"]}, r"num_blocks=3, but at=\['block1'\] makes 2 blocks"),
         ({"num_blocks": 2, "balance": "parms"}, "unknown balance 'parms': did you mean 'params'"),
-        ({"num_blocks": 2, "at": ["blok1"]}, "unknown place 'blok1': did you mean 'block1'"),
-        ({"num_blocks": 2, "at": ["classifier"]}, "cannot cut behind 'classifier'.* nearest places are 'flatten'"),
+        ({"num_blocks": 2, "at": ["blok1"]}, "unknown cut point 'blok1': did you mean 'block1'"),
+        ({"num_blocks": 2, "at": ["classifier"]}, "cannot cut behind 'classifier'.* nearest cut points are 'flatten'"),
         ({"num_blocks": 3, "at": ["block2", "block1"]}, r"in order of execution: \['block1', 'block2'\]"),
-        ({"num_blocks": 3, "at": ["block1", "block1"]}, "expected different places"),
+        ({"num_blocks": 3, "at": ["block1", "block1"]}, "expected different cut points"),
         ({"num_blocks": 2, "example": torch.rand(4, 2, 8, 8)}, r"does not run on the example of shape \(4, 2, 8, 8\)"),
         ({"num_blocks": 2, "example": torch.tensor(1.0)}, r"expected one batch as a tensor \(B, …\)"),
         ({"num_blocks": 2, "example": [1]}, "example=list, expected one batch"),
+        ({"num_blocks": 2, "at": "block1"}, r"at='block1', expected a list of cut points, such as \['block1'\]"),
     ],
 )
 def test_what_cannot_be_cut_says_why(arguments, message):
@@ -306,9 +307,9 @@ def test_a_model_without_any_place_is_refused():
         def forward(self, x):
             return x + self.b(x + self.a(x))
 
-    assert places(Dense(), torch.rand(4, 8)) == []
+    assert cut_points(Dense(), torch.rand(4, 8)) == []
     for model in (Dense(), nn.Linear(8, 8)):
-        with pytest.raises(ValueError, match="num_blocks=2, but .* has only 0 places to cut .* choose 1 to 1"):
+        with pytest.raises(ValueError, match="num_blocks=2, but .* has only 0 cut points .* choose 1 to 1"):
             split(model, 2, torch.rand(4, 8))
 
 
@@ -350,6 +351,38 @@ def test_dropout_before_the_classifier_goes_with_it_and_spares_the_features():
     kept = h.clone()
     classifier(h)
     assert torch.equal(h, kept)
+
+
+def test_a_dropout_that_is_used_elsewhere_stays_with_the_trunk():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.dropout, self.b = nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.b(self.dropout(self.a(self.dropout(x))))
+
+    model, x = Twice(), torch.rand(4, 8)
+    trunk, classifier = split_classifier(model, 3)
+    assert classifier is model.b
+    torch.manual_seed(0)
+    expected = model(x)
+    torch.manual_seed(0)
+    assert torch.equal(classifier(trunk(x)), expected)
+
+
+def test_a_tied_classifier_stays_with_its_stage():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.b.weight = self.a.weight
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    model = Tied()
+    assert split_classifier(model, 8) == (model, None)
 
 
 def test_without_a_final_linear_the_stage_stays_whole():

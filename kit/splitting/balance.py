@@ -1,0 +1,116 @@
+"""Which of a model's cut points to take: those that minimise the largest stage cost."""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from itertools import accumulate
+
+import torch
+from torch import Tensor, fx, nn
+
+from kit.measure.costs import step_seconds
+from kit.splitting.liveness import Line, tensors
+from kit.splitting.stage import Stage, stages_between
+from kit.splitting.tracing import same_random_numbers
+
+BALANCES = {
+    "params": "number of parameters",
+    "layers": "number of weight matrices and kernels",
+    "time": "measured seconds of forward and backward on the example, in evaluation mode",
+    "memory": "bytes autograd keeps for the backward pass on the example",
+}
+"""What a stage's cost can be measured in: name → meaning."""
+
+
+@same_random_numbers(0)
+def cheapest(
+    name: str, twin: nn.Module, lines: dict[bool, Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor
+) -> list[str]:
+    """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few."""
+    line, between = lines[True], defaultdict(list)
+    layers = [index for index, node in enumerate(line.nodes) if any(_weights(node, tensors(twin, node)))]
+    for cut in cuts:
+        between[bisect_right(layers, line.index[cut])].append(cut)
+    # One cut between two layers: the outermost keeps modules whole, and the last leaves norms, activations and pools
+    # with the layer before them.
+    candidates = [
+        min(group, key=lambda cut: (line.name_of(cut).count("."), -line.index[cut]))
+        for behind, group in sorted(between.items())
+        if 0 < behind < len(layers)
+    ]
+    if num_blocks > (most := len(candidates) + 1):
+        number = f"{most - 1} cut points with a layer of its own for every block"
+        raise ValueError(f"num_blocks={num_blocks}, but {name} has only {number}; choose 1 to {most}")
+    if balance == "time":
+        costs = _seconds(stages_between(twin, lines, candidates), example)
+    else:
+        ends, costs = [line.index[cut] for cut in candidates], [0] * (len(candidates) + 1)
+        for index, cost in enumerate(_costs(twin, line, balance)):
+            costs[bisect_left(ends, index)] += cost
+    return [candidates[index] for index in balanced(costs, num_blocks)]
+
+
+def _weights(node: fx.Node, held: list[Tensor]) -> list[bool]:
+    """Tell which of the tensors that `node` reads are matrices or kernels.
+
+    One that is read by itself, not through its layer, may also be a token, a scale or a position: (1, …), (C, 1, 1).
+    """
+    least = 1 if node.op == "call_module" else 2
+    return [isinstance(t, nn.Parameter) and t.ndim >= 2 and min(t.shape[:2]) >= least for t in held]
+
+
+def _costs(root: nn.Module, line: Line, balance: str) -> list[int]:
+    """Return what each node costs; a parameter counts where it is first used."""
+    if balance == "memory":
+        return [line.bytes[node] for node in line.nodes]
+    seen, costs = set(), []
+    for node in line.nodes:
+        new = [t for t in tensors(root, node) if isinstance(t, nn.Parameter) and id(t) not in seen]
+        seen.update(map(id, new))
+        costs.append(sum(_weights(node, new)) if balance == "layers" else sum(t.numel() for t in new))
+    return costs
+
+
+@torch.enable_grad()
+def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
+    """Return the median seconds of each stage's forward and backward."""
+    seconds, h = [], example
+    for stage in stages:
+        leaf = h.detach().clone().requires_grad_(h.is_floating_point())
+        sources = [tensor for tensor in (leaf, *stage.eval().parameters()) if tensor.requires_grad]
+
+        def step(stage: Stage = stage, leaf: Tensor = leaf, sources: list[Tensor] = sources) -> Tensor:
+            out = stage(leaf.clone())  # it may overwrite its input, which a leaf refuses
+            if out.requires_grad:
+                torch.autograd.grad(out, sources, torch.ones_like(out), allow_unused=True)
+            return out
+
+        seconds.append(step_seconds(step, 3))
+        h = step()
+    return seconds
+
+
+def balanced(costs: list[float], num_blocks: int) -> list[int]:
+    """Divide a row of `costs` into `num_blocks` runs; return the index of the last item of each run but the last.
+
+    Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one.
+    """
+    total = [0, *accumulate(costs)]
+    bounds = total  # for each item, the least possible largest cost of so many runs up to it
+    for _ in range(num_blocks - 1):
+        bounds = [min(max(bounds[i], total[j] - total[i]) for i in range(j + 1)) for j in range(len(total))]
+    best = {0: (0, [])}  # for each item so many runs can end before: the least sum of squares, and the runs' last items
+    for _ in range(num_blocks):
+        longer = {}
+        for end in range(1, len(total)):
+            squares = {
+                start: known + (total[end] - total[start]) ** 2
+                for start, (known, _) in best.items()
+                if start < end and total[end] - total[start] <= bounds[-1]
+            }
+            if squares:
+                start = min(
+                    squares, key=lambda start, squares=squares: (squares[start], -start)
+                )  # the shorter at a tie
+                longer[end] = squares[start], [*best[start][1], end - 1]
+        best = longer
+    return best[len(costs)][1][:-1]

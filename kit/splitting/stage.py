@@ -1,0 +1,108 @@
+"""A stage: a piece of a traced model that runs by itself on the model's own layers."""
+
+import copy
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, fx, nn
+
+from kit.splitting.liveness import Line
+from kit.splitting.tracing import held, trace
+
+
+class Stage(nn.Module):
+    """A run of a traced model's nodes, (B, …) → (B, …), on the model's own layers under their own names.
+
+    Parameters, buffers and layers are the model's very objects. Where the model does something else in training
+    than in evaluation, `train()` and `eval()` choose between the two as in the model itself.
+    """
+
+    def __init__(self, root: nn.Module, graphs: dict[bool, fx.Graph]):
+        super().__init__()
+        both = fx.Graph()
+        for node in (node for graph in graphs.values() for node in graph.nodes):
+            if node.op in ("call_module", "get_attr"):
+                both.create_node(node.op, node.target)
+        own = fx.GraphModule(root, both)  # takes from `root` what either graph names, each under its path
+        for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
+            vars(self)[kind].update(vars(own)[kind])
+        for part in self.modules():
+            if type(part) is nn.Module:  # made by fx to hold what lies deeper
+                part.training = root.training
+        self._graphs, self.training = graphs, root.training
+        self._compile()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the nodes of the current mode on `x` (B, …)."""
+        return self._forwards[self.training](self, x)
+
+    def _compile(self) -> None:
+        self._forwards = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
+
+    def __getstate__(self) -> dict:  # functions made of graphs cannot be pickled; graphs can
+        return {name: value for name, value in self.__dict__.items() if name != "_forwards"}
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        self._compile()
+
+
+def stages_between(root: nn.Module, lines: dict[bool, Line], cuts: Sequence[str]) -> list[Stage]:
+    """Return the stages that `cuts`, in order of execution, make of the model in `root`."""
+    parts = {id(line): list(_segments(line, cuts)) for line in lines.values()}
+    return [Stage(root, {mode: parts[id(line)][k] for mode, line in lines.items()}) for k in range(len(cuts) + 1)]
+
+
+def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
+    """Yield a graph for each stage; all but the first read as `x` the value that the one before returns."""
+    start, entry = 0, None
+    for cut in [*cuts, None]:
+        end = line.index[cut] + 1 if cut else len(line.nodes)
+        leave = line.carried[cut] if cut else line.result
+        part = fx.Graph()
+        copies = {entry: part.placeholder("x")} if entry else {}
+        for node in line.nodes[start:end]:
+            copies[node] = part.node_copy(node, copies.__getitem__)
+        part.output(copies[leave])
+        yield part
+        start, entry = end, leave
+
+
+def split_classifier(stage: nn.Module, num_classes: int) -> tuple[nn.Module, nn.Module | None]:
+    """Divide `stage` into trunk (B, …) → (B, D) and classifier (B, D) → (B, num_classes), sharing its tensors.
+
+    The classifier is the Linear with `num_classes` outputs whose result is the stage's result; a Dropout used only
+    right before it goes along. The trunk runs the stage's own forward without the two. Where a trace shows no such
+    Linear, or not all that `stage` does, the answer is `(stage, None)`. `stage` itself stays as it is.
+    """
+    if isinstance(stage, nn.Linear):
+        return (nn.Identity(), stage) if stage.out_features == num_classes else (stage, None)
+    try:
+        root, _, graphs, doubtful = (stage, None, stage._graphs, False) if isinstance(stage, Stage) else trace(stage)
+    except ValueError:
+        doubtful = True
+    tails = [[]] if doubtful else [_tail(root, graph) for graph in graphs.values()]
+    layers = [root.get_submodule(name) for name in tails[0]]
+    if not layers or tails[0] != tails[-1] or layers[-1].out_features != num_classes:
+        return stage, None
+    kept = [*held(stage), *(part for part in stage.modules() if not [*part.children()])]
+    trunk = copy.deepcopy(stage, {id(part): part for part in kept} | {id(layer): nn.Identity() for layer in layers})
+    if {id(tensor) for tensor in trunk.parameters()} & {id(tensor) for tensor in layers[-1].parameters()}:
+        return stage, None
+    if len(layers) == 1:
+        return trunk, layers[0]
+    classifier = nn.Sequential(nn.Dropout(layers[0].p), layers[1])  # not in place: other heads read the features too
+    classifier.training = classifier[0].training = layers[0].training
+    return trunk, classifier
+
+
+def _tail(root: nn.Module, graph: fx.Graph) -> list[str]:
+    """Return the names of the [Dropout,] Linear that end `graph` and are used once."""
+    node, names = graph.output_node().args[0], []
+    for kind in (nn.Linear, nn.Dropout):
+        called = isinstance(node, fx.Node) and node.op == "call_module" and len(node.users) == 1
+        uses = called and sum(f"{other.target}.".startswith(f"{node.target}.") for other in graph.nodes)
+        if uses != 1 or type(root.get_submodule(node.target)) is not kind:
+            break
+        names.insert(0, node.target)
+        node = (node.all_input_nodes or [None])[0]
+    return names
