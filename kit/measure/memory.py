@@ -20,11 +20,15 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+
+from kit.block import Block
+from kit.net import Net
+from kit.signal import Signal
 
 KINDS = ("parameters", "buffers", "optimizer", "gradients", "activations")
 """What a byte is for. Inputs, labels and what lives for a moment inside a step count as activations."""
@@ -39,7 +43,7 @@ COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_b
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Bytes that training takes on batches of one shape, in the second step and all later ones."""
 
     batch_shape: tuple[int, ...]
@@ -81,69 +85,45 @@ def _paper() -> FakeTensorMode:
     return FakeTensorMode(allow_fallback_kernels=False)  # else an operation without shape rules runs on real tensors
 
 
-def _copied(net: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Return a copy of the net, optimizers included, in tensors without data."""
-    with FakeCopyMode(mode):
-        twin = copy.deepcopy(net)
-    for old, new in zip(net, twin, strict=True):  # copying an optimizer forgets what its own class added, as LARS does
-        lost = vars(old.optimizer).keys() - vars(new.optimizer).keys()
-        kept = {name: vars(old.optimizer)[name] for name in lost}
-        vars(new.optimizer).update({name: value for name, value in kept.items() if not callable(value)})
-    return twin
-
-
-def plan(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Plan:
-    """Predict the peak bytes of training `net` (kit.Net) on inputs of `batch_shape` (B, …) and `dtype`.
+def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> MemoryPlan:
+    """Predict the peak bytes of training `net` on inputs of `batch_shape` (B, …) and `dtype`.
 
     `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
     allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
     Raises ValueError for a shape that the net does not take.
     """
-    with _stepped(net, batch_shape, dtype) as (net, signal, tally):
-        blocks = []
-        for block in net:
-            own = _Tally()
-            own.keep(_held(block))
-            tally.start()
-            signal = block.step(signal)
-            row = {kind: own.live[kind] for kind in STAYING}
-            row |= {kind: tally.peak[kind] for kind in KINDS if kind not in STAYING}
-            blocks.append(row | {"peak": sum(tally.peak.values()), "flops": tally.flops})
-    return Plan(tuple(batch_shape), tuple(blocks))
-
-
-@contextmanager
-def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> Iterator[tuple]:
-    """Copy `net` onto paper and take one step, which makes optimizer states; give it, the next signal and the tally."""
-    device = next(net.parameters()).device
-    first = next(net.parameters())
+    first, rows = next(net.parameters()), []
     mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
-    net = _copied(net, mode)
+    with FakeCopyMode(mode):
+        net = copy.deepcopy(net).train()
     with mode, _Tally() as tally:
-        try:
-            x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)
-            y = torch.empty(len(x), dtype=torch.int64, device=device)
-            net.train().step(x, y)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"batch_shape={tuple(batch_shape)} and {dtype}, but the net does not train on such a batch: {reason}. "
-                "Give the whole shape, batch first, of inputs as the net takes them"
-            ) from error
-        tally.keep(_held(net))
+        signal = _first_step(net, tuple(batch_shape), dtype)
+        tally.keep(net)
         for p in net.parameters():
             p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
-        yield net, net.signal(x, y), tally
+        for block in net:
+            own = _Tally()
+            own.keep([block])
+            tally.start()
+            signal = block.step(signal)
+            row = {kind: (own.live if kind in STAYING else tally.peak)[kind] for kind in KINDS}
+            rows.append(row | {"peak": sum(tally.peak.values()), "flops": tally.flops})
+    return MemoryPlan(tuple(batch_shape), tuple(rows))
 
 
-def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that a net or a block holds between steps, each with its kind."""
-    yield from (("parameters", tensor) for tensor in part.parameters())
-    yield from (("buffers", tensor) for tensor in part.buffers())
-    for module in part.modules():
-        if isinstance(optimizer := getattr(module, "optimizer", None), torch.optim.Optimizer):
-            states = (value for state in optimizer.state.values() for value in state.values())
-            yield from (("optimizer", value) for value in states if isinstance(value, Tensor))
+def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> Signal:
+    """Take the step that makes optimizer states; return the signal that begins the next."""
+    try:
+        x = torch.empty(batch_shape, dtype=dtype, device=net.device)
+        y = torch.empty(len(x), dtype=torch.int64, device=net.device)
+        net.step(x, y)
+    except (RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: {reason}. "
+            "Give the whole shape, batch first, of inputs as the net takes them"
+        ) from error
+    return net.signal(x, y)
 
 
 class _Blind(TorchDispatchMode):
@@ -184,10 +164,13 @@ class _Tally(_Blind):
         self.live[kind] += size
         self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
 
-    def keep(self, held: Iterable[tuple[str, Tensor]]) -> None:
-        """Count tensors of given kinds."""
-        for kind, tensor in held:
-            self.count(tensor, kind)
+    def keep(self, blocks: Iterable[Block]) -> None:
+        """Count what the blocks hold between steps."""
+        for block in blocks:
+            states = [value for state in block.optimizer.state.values() for value in state.values()]
+            for kind, held in zip(STAYING, (block.parameters(), block.buffers(), states), strict=True):
+                for tensor in filter(torch.is_tensor, held):
+                    self.count(tensor, kind)
 
     def start(self) -> None:
         """Look for the peak and count operations from now on."""

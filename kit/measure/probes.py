@@ -12,7 +12,7 @@ reads each tenth step only.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
@@ -26,6 +26,8 @@ from torch.linalg import vector_norm
 from torch.utils.hooks import RemovableHandle
 
 from kit.errors import unknown
+from kit.net import Net
+from kit.shapes import Axes, Shape, channels_first
 
 COLUMNS = ("step", "depth", "layer", "metric", "value")
 
@@ -36,15 +38,14 @@ measuring: ContextVar[bool] = ContextVar("measuring", default=False)
 class Readings:
     """What a probe has read so far. Numbers stay on their device until `table` is asked for."""
 
-    def __init__(self, layers: Sequence[str]):
+    def __init__(self, layers: Iterable[str]):
         self.depths = {layer: depth for depth, layer in enumerate(layers, 1)}
         self.values: dict[tuple[int, str, str], Tensor] = {}
 
     @property
     def table(self) -> pd.DataFrame:
         """A row per (step, depth, layer, metric): steps from 0, depths from 1 in the order of the layers."""
-        numbers = [float(value) for value in self.values.values()]
-        rows = [(s, self.depths[layer], layer, m, v) for (s, layer, m), v in zip(self.values, numbers, strict=True)]
+        rows = [(step, self.depths[layer], layer, m, float(v)) for (step, layer, m), v in self.values.items()]
         return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["step", "metric", "depth"], ignore_index=True)
 
 
@@ -62,9 +63,15 @@ def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every
     """
     if not any(True for _ in model.parameters()):
         raise ValueError(f"{type(model).__name__} has no parameters, so there is no gradient to read")
-    chosen = select(model, layers, lambda module: any(True for _ in module.parameters(recurse=False)))
-    readings = Readings(list(chosen))
-    live: dict[str, RemovableHandle] = {}
+    chosen = select(model, layers, _has_parameters)
+    readings, live = Readings(chosen), {}
+
+    def follow(layer: str, step: int, output: Tensor) -> None:
+        live[layer] = output.register_hook(partial(keep, (step, layer, "output_gradient")))
+
+    def keep(key: tuple[int, str, str], gradient: Tensor) -> None:
+        readings.values[key] = vector_norm(gradient, dtype=torch.float64)
+
     with ExitStack() as hooks:
         hooks.callback(lambda: [handle.remove() for handle in live.values()])
         for name, module in chosen.items():
@@ -72,17 +79,21 @@ def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every
                 if parameter.requires_grad:
                     reader = _parameter_reader(readings, name, every)
                     hooks.callback(parameter.register_post_accumulate_grad_hook(reader).remove)
-            hooks.callback(module.register_forward_hook(_output_reader(readings, name, every, live)).remove)
+            handle = _on_output(module, every, lambda module, output: output.requires_grad, partial(follow, name))
+            hooks.callback(handle.remove)
         yield readings
 
 
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters(recurse=False))
+
+
 def _parameter_reader(readings: Readings, layer: str, every: int) -> Callable[[Tensor], None]:
-    steps = count()
+    steps, values = count(), readings.values
 
     def read(parameter: Tensor) -> None:
         if (step := next(steps)) % every:
             return
-        values = readings.values
         for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
             # In float64: the squares of a vanished gradient are no float32 numbers any more.
             norm, key = vector_norm(tensor, dtype=torch.float64), (step, layer, metric)
@@ -92,40 +103,72 @@ def _parameter_reader(readings: Readings, layer: str, every: int) -> Callable[[T
     return read
 
 
-def _output_reader(readings: Readings, layer: str, every: int, live: dict[str, RemovableHandle]) -> Callable[..., None]:
+def _on_output(
+    module: nn.Module, every: int, counts: Callable[[nn.Module, Tensor], bool], read: Callable[[int, Tensor], None]
+) -> RemovableHandle:
+    """Call `read(step, output)` at every `every`-th of the forward passes of `module` that count."""
     steps = count()
 
-    def attach(module: nn.Module, inputs: tuple, output: object) -> None:
-        tensor = first_tensor(output)
-        if measuring.get() or tensor is None or not tensor.requires_grad:
+    def hook(module: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, tuple | list) and output:
+            output = output[0]  # LSTMs give their state as well
+        if not isinstance(output, Tensor) or measuring.get() or not counts(module, output):
             return
         if (step := next(steps)) % every == 0:
-            live[layer] = tensor.register_hook(partial(keep, step))
+            read(step, output)
 
-    def keep(step: int, gradient: Tensor) -> None:
-        readings.values[step, layer, "output_gradient"] = vector_norm(gradient, dtype=torch.float64)
-
-    return attach
+    return module.register_forward_hook(hook)
 
 
-def gradient_profile(net: nn.Module, x: Tensor, y: Tensor, layers: str | Iterable[str] = "*.body.*") -> pd.DataFrame:
+@contextmanager
+def activations(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
+    """Read each layer's output in every `every`-th forward pass in training mode.
+
+    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels of maps and
+    tokens, wherever the model has them) whose output is one and the same number for the whole batch, so that nothing
+    behind them can tell two samples apart. `layers` as for `gradients`; by default every layer that holds no others.
+    Raises ValueError for an unknown name.
+    """
+    chosen = select(model, layers, lambda module: not any(True for _ in module.children()))
+    readings = Readings(chosen)
+
+    def read(axes: Axes, layer: str, step: int, output: Tensor) -> None:
+        h = output.detach().float()
+        metrics = {"mean": h.mean(), "variance": h.var(correction=0), "dead": dead_share(h, axes.shape(output))}
+        readings.values.update({(step, layer, metric): value for metric, value in metrics.items()})
+
+    with ExitStack() as hooks, Axes() as axes:
+        for name, module in chosen.items():
+            handle = _on_output(module, every, lambda module, output: module.training, partial(read, axes, name))
+            hooks.callback(handle.remove)
+        yield readings
+
+
+def dead_share(h: Tensor, shape: Shape | None = None) -> Tensor:
+    """Return the share of units, channels for maps and tokens, that are constant over the batch, for `h` (B, *shape).
+
+    Without `shape`, channels are where PyTorch has them by convention: (B, D), (B, T, D) or (B, C, H, W).
+    """
+    units = channels_first(h, Shape(h.shape[1:]) if shape is None else shape).transpose(0, 1).flatten(1)
+    return (units.amax(1) == units.amin(1)).float().mean()
+
+
+def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: str | Iterable[str] = "*.body.*") -> pd.DataFrame:
     """Return depth, layer, metric, value: the norm of every layer's local gradient in a kit net for one batch.
 
     The same numbers as a `gradients` probe reads in the next step, without taking it. Changes nothing.
     """
-    chosen = select(net, layers, lambda module: any(True for _ in module.parameters(recurse=False)))
-    own = {name: list(module.parameters(recurse=False)) for name, module in chosen.items()}
-    norms, signal = {}, net.signal(x, y)
+    chosen = select(net, layers, _has_parameters)
+    own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in chosen.items()}
+    norms = {}
     with untouched(net):
-        for block in net:
-            here = {id(parameter) for parameter in block.parameters()}
-            names = [name for name, parameters in own.items() if id(parameters[0]) in here]
-            h, terms = block.losses(signal)
-            found = flat_gradients(weighted(block, terms), [own[name] for name in names])
-            norms |= dict(zip(names, (vector_norm(gradient) for gradient in found), strict=True))
-            signal = signal.advance(h)
-    rows = [(depth, name, "gradient", float(norms[name])) for depth, name in enumerate(chosen, 1)]
-    return pd.DataFrame(rows, columns=["depth", "layer", "metric", "value"])
+        for visit in net.walk(net.signal(x, y), losses=True):
+            here, total = {*visit.block.parameters()}, visit.block.objective.total(visit.terms)
+            groups = {name: weights for name, weights in own.items() if weights and weights[0] in here}
+            found = iter(differentiate(total, [weight for group in groups.values() for weight in group]))
+            norms |= {name: vector_norm(flat([next(found) for _ in group])) for name, group in groups.items()}
+    rows = [(depth, name, "gradient", float(norms[name])) for depth, name in enumerate(chosen, 1) if name in norms]
+    return pd.DataFrame(rows, columns=list(COLUMNS[1:]))
 
 
 @contextmanager
@@ -143,81 +186,40 @@ def untouched(net: nn.Module) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def weighted(block: nn.Module, terms: Mapping[str, Tensor]) -> Tensor:
-    """Return a kit block's local loss: its terms, weighted as its step weights them."""
-    return sum(block.objective.weights.get(name, 1.0) * term for name, term in terms.items())
+def differentiate(
+    output: Tensor, inputs: Sequence[Tensor], gradient: Tensor | None = None, keep_graph: bool = False
+) -> list[Tensor]:
+    """Return the gradient of `output`, weighted by `gradient`, by each of `inputs`; `.grad` stays as it is.
 
-
-def flat_gradients(loss: Tensor, groups: Sequence[Sequence[nn.Parameter]]) -> list[Tensor]:
-    """Return the gradient of `loss` by each group of parameters, as one float64 vector each; `.grad` stays as it is."""
-    parameters = [parameter for group in groups for parameter in group]
-    found = iter(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-    nothing = torch.zeros(0, dtype=torch.float64)
-    return [torch.cat([nothing, *(next(found).flatten().double() for _ in group)]) for group in groups]
-
-
-@contextmanager
-def activations(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
-    """Read each layer's output in every `every`-th forward pass in training mode.
-
-    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels of a map) whose
-    output is one and the same number for the whole batch, so that nothing behind them can tell two samples apart.
-    `layers` as for `gradients`; by default every layer that holds no others. Raises ValueError for an unknown name.
+    Zeros for what `output` does not depend on, or what asks for no gradient.
     """
-    chosen = select(model, layers, lambda module: not any(True for _ in module.children()))
-    readings = Readings(list(chosen))
-    with ExitStack() as hooks:
-        for name, module in chosen.items():
-            hooks.callback(module.register_forward_hook(_activation_reader(readings, name, every)).remove)
-        yield readings
+    asking = [tensor for tensor in inputs if tensor.requires_grad]
+    options = {"retain_graph": keep_graph, "allow_unused": True, "materialize_grads": True}
+    found = iter(torch.autograd.grad(output, asking, gradient, **options) if asking else ())
+    return [next(found) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in inputs]
 
 
-def _activation_reader(readings: Readings, layer: str, every: int) -> Callable[..., None]:
-    steps = count()
-
-    def read(module: nn.Module, inputs: tuple, output: object) -> None:
-        tensor = first_tensor(output)
-        if measuring.get() or tensor is None or not module.training:
-            return
-        if (step := next(steps)) % every == 0:
-            h = tensor.detach().float()
-            readings.values[step, layer, "mean"] = h.mean()
-            readings.values[step, layer, "variance"] = h.var(correction=0)
-            readings.values[step, layer, "dead"] = dead_share(h)
-
-    return read
-
-
-def dead_share(h: Tensor) -> Tensor:
-    """Return the share of units that are constant over the batch, for `h` (B, D), (B, T, D) or (B, C, H, W)."""
-    units = h.movedim(1 if h.ndim == 4 else -1, 0).flatten(1)
-    return (units.amax(1) == units.amin(1)).float().mean()
-
-
-def first_tensor(output: object) -> Tensor | None:
-    """Return a layer's output where that is a tensor, or the first tensor of a tuple, as LSTMs give."""
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
+def flat(gradients: Sequence[Tensor]) -> Tensor:
+    """Return `gradients` as one float64 vector."""
+    return torch.cat([gradient.flatten().double() for gradient in gradients] or [torch.zeros(0).double()])
 
 
 def select(
     model: nn.Module, layers: str | Iterable[str] | None, default: Callable[[nn.Module], bool]
 ) -> dict[str, nn.Module]:
     """Return the modules named or matched by `layers`, in the model's order; None and patterns take `default` ones."""
-    modules = dict(model.named_modules(remove_duplicate=True))
+    modules = dict(model.named_modules())
     usual = [name for name, module in modules.items() if default(module)]
-    wanted = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
     chosen = set()
-    for name in wanted:
+    for name in ["*"] if layers is None else [layers] if isinstance(layers, str) else layers:
         matches = [name] if name in modules else [other for other in usual if fnmatchcase(other, name)]
         if not matches:
             near = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.0)
             raise unknown(f"layer of {type(model).__name__}", name, near)
         chosen |= set(matches)
-    return {name: modules[name] for name in modules if name in chosen}
+    return {name: module for name, module in modules.items() if name in chosen}
 
 
-def stages(net: nn.Module) -> list[str]:
+def stages(net: Net) -> list[str]:
     """Return the names of a kit net's stages, first to last; at the end of each there is an exit."""
     return [f"blocks.{b}.body.{s}" for b, block in enumerate(net) for s in range(len(block.body))]
