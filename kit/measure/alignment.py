@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import count
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from kit import seeds
-from kit.block import Block, Visit, walk
+from kit.block import Block, Visit
 from kit.errors import unknown
-from kit.measure.probes import Readings, differentiate, flat, untouched
+from kit.measure.probes import Readings, differentiate, flat, sampled, untouched
 from kit.net import Net
 from kit.signal import Signal
 
@@ -36,14 +34,13 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
     """
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
-    readings, steps = Readings([f"block {k}" for k in range(1, len(net) + 1)]), count()
+    readings = Readings([f"block {k}" for k in range(1, len(net) + 1)])
 
-    def read(first: Block, signal: Signal) -> None:
-        if (step := next(steps)) % every == 0:
-            for layer, row in zip(readings.depths, compare(net, signal, loss), strict=True):
-                readings.values.update({(step, layer, metric): value for metric, value in row.items()})
+    def read(step: int, first: Block, signal: Signal) -> None:
+        for layer, metrics in zip(readings.depths, compare(net, signal, loss), strict=True):
+            readings.keep(layer, step, **metrics)
 
-    hook = net[0].register_step_pre_hook(read)
+    hook = net[0].register_step_pre_hook(sampled(every, read))
     try:
         yield readings
     finally:
@@ -52,18 +49,18 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
 
 def compare(net: Net, signal: Signal, loss: str = "cross-entropy") -> list[dict[str, Tensor]]:
     """Return the metrics of `alignment` for each block of `net`, given the signal that enters it. Changes nothing."""
-    starts, outputs, local = [signal.h], [], []
+    parts, local, whole, gradient = [], [], [], None
     with untouched(net):
-        for block in net:
-            (visit,) = walk([block], signal, losses=True)
-            total = block.objective.total(visit.terms)
-            local.append(flat(differentiate(total, [*block.body.parameters()], keep_graph=True)))
-            outputs.append(visit.h)
-            starts.append(visit.after.h.requires_grad_())
-            signal = replace(visit.after, h=starts[-1].clone())  # a layer may overwrite its input, but not a leaf
-        outputs[-1] = _end(visit, loss)
-        whole = _end_to_end([[*block.body.parameters()] for block in net], starts[:-1], outputs)
-    return [_metrics(a, b) for a, b in zip(local, whole, strict=True)]
+        for visit in net.walk(signal, losses=True):
+            total, weights = visit.block.objective.total(visit.terms), [*visit.block.body.parameters()]
+            local.append(flat(differentiate(total, weights, keep_graph=True)))
+            parts.append((weights, visit.signal.h, visit.h))
+            visit.after.h.requires_grad_()  # what the next block reads is a leaf: its gradient can be asked for
+        parts[-1] = (*parts[-1][:2], _end(visit, loss))
+        for weights, start, output in reversed(parts):  # the chain rule, from cut to cut
+            *by_weights, gradient = differentiate(output, [*weights, start], gradient)
+            whole.append(flat(by_weights))
+    return [_metrics(a, b) for a, b in zip(local, reversed(whole), strict=True)]
 
 
 def _end(visit: Visit, loss: str) -> Tensor:
@@ -75,20 +72,6 @@ def _end(visit: Visit, loss: str) -> Tensor:
         return visit.terms["ce"]
     with seeds.seeded(block.seed, block.index, block.num_steps, device=visit.h.device):
         return F.cross_entropy(visit.logits(), visit.signal.y)
-
-
-def _end_to_end(
-    weights: Sequence[Sequence[Tensor]], starts: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> list[Tensor]:
-    """Return the gradient of the last output by each block's weights, by the chain rule from block to block.
-
-    `starts` are what the blocks read, cut from the graphs of the blocks before; `outputs` what they make of it.
-    """
-    found, gradient = [], None
-    for own, start, output in reversed([*zip(weights, starts, outputs, strict=True)]):
-        *by_weights, gradient = differentiate(output, [*own, start], gradient)
-        found.append(flat(by_weights))
-    return found[::-1]
 
 
 def _metrics(local: Tensor, whole: Tensor) -> dict[str, Tensor]:

@@ -59,16 +59,14 @@ class Saved:
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Do not count the storages of `tensors`."""
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            self._storages[storage._cdata] = storage  # held on to, or its address might be used again
+        storages = (tensor.untyped_storage() for tensor in tensors)
+        self._storages |= {storage._cdata: storage for storage in storages}  # held, or an address might be used again
 
     def keep(self, tensor: Tensor) -> Tensor:
         """Count what autograd keeps."""
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._storages:
-            self.total += storage.nbytes()
-            self.ignore([tensor])
+        self.total += 0 if storage._cdata in self._storages else storage.nbytes()
+        self.ignore([tensor])
         return tensor.detach()
 
 
@@ -83,7 +81,7 @@ def saved_bytes() -> Iterator[Saved]:
 def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """Return `module`'s tensors by name, and `inputs`, as meta tensors: what `torch.func.functional_call` takes."""
     state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-    return state, tuple(_meta(tensor) for tensor in inputs)
+    return state, tuple(map(_meta, inputs))
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -97,15 +95,15 @@ def step_seconds(fn: Callable[..., Any], repeats: int = 5, prepare: Callable[[],
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
-    return statistics.median([_seconds(fn, prepare()) for _ in range(repeats + 1)][1:])
-
-
-def _seconds(fn: Callable[..., Any], inputs: tuple) -> float:
-    _wait()
-    start = time.perf_counter()
-    fn(*inputs)
-    _wait()
-    return time.perf_counter() - start
+    seconds = []
+    for _ in range(repeats + 1):
+        inputs = prepare()
+        _wait()
+        start = time.perf_counter()
+        fn(*inputs)
+        _wait()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def _wait() -> None:
@@ -132,16 +130,12 @@ def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None, 
             fn()
         with record_function("peak_bytes"):
             fn()
-    return _highest(recorded.kineto_results.events())
-
-
-def _highest(events: list) -> int:
-    """Return the highest running sum of the allocations recorded since the mark `peak_bytes`."""
+    events = recorded.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "peak_bytes")
     memory = [event for event in events if event.name() == "[memory]" and event.start_ns() >= start]
     memory = [event for event in memory if event.device_type() == torch.autograd.DeviceType.CPU]
-    steps = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
-    return max(accumulate(steps, initial=0))
+    changes = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
 
 
 def _peak_cuda(fn: Callable[[], Any], device: torch.device, warm_up: int) -> int:

@@ -144,25 +144,14 @@ class _Tally(_Blind):
     def __init__(self):
         super().__init__()
         self.live = dict.fromkeys(KINDS, 0)
-        self.start()
         self._kinds: dict[int, str] = {}
         self._watched: dict[int, weakref.ref] = {}
+        self.start()
 
-    def count(self, tensor: Tensor, kind: str = "activations") -> None:
-        """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
-        storage = tensor.untyped_storage()
-        place, size = storage._cdata, storage.nbytes()
-        if place in self._kinds:
-            if kind != "activations":
-                for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
-                    bytes_of[self._kinds[place]] -= size
-                    bytes_of[kind] += size
-                self._kinds[place] = kind
-            return
-        self._since_peak.add(place)
-        self._kinds[place] = kind
-        self.live[kind] += size
-        self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
+    def start(self) -> None:
+        """Look for the peak and count operations from now on."""
+        self.peak, self.flops = dict(self.live), 0
+        self._since_peak: set[int] = set()  # storages made later than the peak
 
     def keep(self, blocks: Iterable[Block]) -> None:
         """Count what the blocks hold between steps."""
@@ -172,10 +161,20 @@ class _Tally(_Blind):
                 for tensor in filter(torch.is_tensor, held):
                     self.count(tensor, kind)
 
-    def start(self) -> None:
-        """Look for the peak and count operations from now on."""
-        self.peak, self.flops = dict(self.live), 0
-        self._since_peak: set[int] = set()  # storages made later than the peak
+    def count(self, tensor: Tensor, kind: str = "activations") -> None:
+        """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
+        storage = tensor.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if place not in self._kinds:
+            self._since_peak.add(place)
+            self._kinds[place] = kind
+            self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
+            self.live[kind] += size
+        elif kind != "activations":
+            for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
+                bytes_of[self._kinds[place]] -= size
+                bytes_of[kind] += size
+            self._kinds[place] = kind
 
     def _freed(self, place: int, size: int) -> None:
         self.live[self._kinds.pop(place)] -= size
@@ -183,19 +182,14 @@ class _Tally(_Blind):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self.count(value)
-        self._look(scratch(func, args, result))
+        for tensor in filter(torch.is_tensor, tree_leaves(result)):
+            self.count(tensor)
+        if sum(self.live.values()) + (extra := scratch(func, args, result)) > sum(self.peak.values()):
+            self.peak = self.live | {"activations": self.live["activations"] + extra}
+            self._since_peak.clear()
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
-
-    def _look(self, extra: int) -> None:
-        if sum(self.live.values()) + extra > sum(self.peak.values()):
-            self.peak = dict(self.live)
-            self.peak["activations"] += extra
-            self._since_peak.clear()
 
 
 def scratch(func, args: Sequence, result) -> int:

@@ -29,8 +29,6 @@ from kit.errors import unknown
 from kit.net import Net
 from kit.shapes import Axes, Shape, channels_first
 
-COLUMNS = ("step", "depth", "layer", "metric", "value")
-
 measuring: ContextVar[bool] = ContextVar("measuring", default=False)
 """True while a probe runs the model for a purpose of its own, which the other probes then do not count."""
 
@@ -42,11 +40,17 @@ class Readings:
         self.depths = {layer: depth for depth, layer in enumerate(layers, 1)}
         self.values: dict[tuple[int, str, str], Tensor] = {}
 
+    def keep(self, layer: str, step: int, **metrics: Tensor) -> None:
+        """Take down a layer's metrics at a step, scalars by name."""
+        self.values |= {(step, layer, metric): value for metric, value in metrics.items()}
+
     @property
     def table(self) -> pd.DataFrame:
         """A row per (step, depth, layer, metric): steps from 0, depths from 1 in the order of the layers."""
         rows = [(step, self.depths[layer], layer, m, float(v)) for (step, layer, m), v in self.values.items()]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["step", "metric", "depth"], ignore_index=True)
+        return pd.DataFrame(rows, columns=["step", "depth", "layer", "metric", "value"]).sort_values(
+            ["step", "metric", "depth"], ignore_index=True
+        )
 
 
 @contextmanager
@@ -61,61 +65,57 @@ def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every
     parameters of its own. A layer named in full may be a container: it has an `output_gradient` only.
     Raises ValueError for a model without parameters and for a name that does not exist, with the nearest one.
     """
-    if not any(True for _ in model.parameters()):
+    if not [*model.parameters()]:
         raise ValueError(f"{type(model).__name__} has no parameters, so there is no gradient to read")
-    chosen = select(model, layers, _has_parameters)
+    chosen = select(model, layers, lambda module: [*module.parameters(recurse=False)])
     readings, live = Readings(chosen), {}
 
     def follow(layer: str, step: int, output: Tensor) -> None:
-        live[layer] = output.register_hook(partial(keep, (step, layer, "output_gradient")))
-
-    def keep(key: tuple[int, str, str], gradient: Tensor) -> None:
-        readings.values[key] = vector_norm(gradient, dtype=torch.float64)
+        live[layer] = output.register_hook(
+            lambda gradient: readings.keep(layer, step, output_gradient=vector_norm(gradient, dtype=torch.float64))
+        )
 
     with ExitStack() as hooks:
         hooks.callback(lambda: [handle.remove() for handle in live.values()])
         for name, module in chosen.items():
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    reader = _parameter_reader(readings, name, every)
-                    hooks.callback(parameter.register_post_accumulate_grad_hook(reader).remove)
-            handle = _on_output(module, every, lambda module, output: output.requires_grad, partial(follow, name))
-            hooks.callback(handle.remove)
+            for parameter in filter(lambda p: p.requires_grad, module.parameters(recurse=False)):
+                read = sampled(every, partial(_read_parameter, readings, name))
+                hooks.callback(parameter.register_post_accumulate_grad_hook(read).remove)
+            read = sampled(every, partial(follow, name))
+            hooks.callback(_on_output(module, lambda module, output: output.requires_grad, read).remove)
         yield readings
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters(recurse=False))
+def _read_parameter(readings: Readings, layer: str, step: int, parameter: Tensor) -> None:
+    values = readings.values
+    for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
+        # In float64: the squares of a vanished gradient are no float32 numbers any more.
+        norm, key = vector_norm(tensor, dtype=torch.float64), (step, layer, metric)
+        values[key] = torch.hypot(values[key], norm) if key in values else norm
+    values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
 
 
-def _parameter_reader(readings: Readings, layer: str, every: int) -> Callable[[Tensor], None]:
-    steps, values = count(), readings.values
+def sampled(every: int, read: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook: of its calls, counted from 0, every `every`-th calls `read` with its number and arguments."""
+    steps = count()
 
-    def read(parameter: Tensor) -> None:
-        if (step := next(steps)) % every:
-            return
-        for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
-            # In float64: the squares of a vanished gradient are no float32 numbers any more.
-            norm, key = vector_norm(tensor, dtype=torch.float64), (step, layer, metric)
-            values[key] = torch.hypot(values[key], norm) if key in values else norm
-        values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
+    def hook(*arguments: object) -> None:
+        if (step := next(steps)) % every == 0:
+            read(step, *arguments)
 
-    return read
+    return hook
 
 
 def _on_output(
-    module: nn.Module, every: int, counts: Callable[[nn.Module, Tensor], bool], read: Callable[[int, Tensor], None]
+    module: nn.Module, counts: Callable[[nn.Module, Tensor], bool], read: Callable[[Tensor], None]
 ) -> RemovableHandle:
-    """Call `read(step, output)` at every `every`-th of the forward passes of `module` that count."""
-    steps = count()
+    """Call `read(output)` after every forward pass of `module` that counts."""
 
     def hook(module: nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, tuple | list) and output:
             output = output[0]  # LSTMs give their state as well
-        if not isinstance(output, Tensor) or measuring.get() or not counts(module, output):
-            return
-        if (step := next(steps)) % every == 0:
-            read(step, output)
+        if isinstance(output, Tensor) and not measuring.get() and counts(module, output):
+            read(output)
 
     return module.register_forward_hook(hook)
 
@@ -129,18 +129,18 @@ def activations(model: nn.Module, layers: str | Iterable[str] | None = None, eve
     behind them can tell two samples apart. `layers` as for `gradients`; by default every layer that holds no others.
     Raises ValueError for an unknown name.
     """
-    chosen = select(model, layers, lambda module: not any(True for _ in module.children()))
+    chosen = select(model, layers, lambda module: not [*module.children()])
     readings = Readings(chosen)
 
-    def read(axes: Axes, layer: str, step: int, output: Tensor) -> None:
+    def note(layer: str, step: int, output: Tensor) -> None:
         h = output.detach().float()
-        metrics = {"mean": h.mean(), "variance": h.var(correction=0), "dead": dead_share(h, axes.shape(output))}
-        readings.values.update({(step, layer, metric): value for metric, value in metrics.items()})
+        dead = dead_share(h, axes.shape(output))
+        readings.keep(layer, step, mean=h.mean(), variance=h.var(correction=0), dead=dead)
 
     with ExitStack() as hooks, Axes() as axes:
         for name, module in chosen.items():
-            handle = _on_output(module, every, lambda module, output: module.training, partial(read, axes, name))
-            hooks.callback(handle.remove)
+            read = sampled(every, partial(note, name))
+            hooks.callback(_on_output(module, lambda module, h: module.training and h.ndim > 1, read).remove)
         yield readings
 
 
@@ -158,7 +158,7 @@ def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: str | Iterable[str]
 
     The same numbers as a `gradients` probe reads in the next step, without taking it. Changes nothing.
     """
-    chosen = select(net, layers, _has_parameters)
+    chosen = select(net, layers, lambda module: [*module.parameters(recurse=False)])
     own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in chosen.items()}
     norms = {}
     with untouched(net):
@@ -168,7 +168,7 @@ def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: str | Iterable[str]
             found = iter(differentiate(total, [weight for group in groups.values() for weight in group]))
             norms |= {name: vector_norm(flat([next(found) for _ in group])) for name, group in groups.items()}
     rows = [(depth, name, "gradient", float(norms[name])) for depth, name in enumerate(chosen, 1) if name in norms]
-    return pd.DataFrame(rows, columns=list(COLUMNS[1:]))
+    return pd.DataFrame(rows, columns=["depth", "layer", "metric", "value"])
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def flat(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def select(
-    model: nn.Module, layers: str | Iterable[str] | None, default: Callable[[nn.Module], bool]
+    model: nn.Module, layers: str | Iterable[str] | None, default: Callable[[nn.Module], object]
 ) -> dict[str, nn.Module]:
     """Return the modules named or matched by `layers`, in the model's order; None and patterns take `default` ones."""
     modules = dict(model.named_modules())

@@ -81,10 +81,7 @@ def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float
     standardised on that half); the accuracy is that on the other half. Raises ValueError for fewer than two samples
     of a class.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import train_test_split
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, model_selection, pipeline, preprocessing
 
     z, y = _labelled(features, labels)
     classes, counts = np.unique(y, return_counts=True)
@@ -93,10 +90,9 @@ def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float
             f"a linear probe fits one half and scores the other, so it takes 2 samples of each of 2 classes or more; "
             f"here are {len(y)} samples of {len(classes)} classes, {counts.min()} of the rarest. Take more samples"
         )
-    fit_z, test_z, fit_y, test_y = train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
-    return float(
-        make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)).fit(fit_z, fit_y).score(test_z, test_y)
-    )
+    fit_z, test_z, fit_y, test_y = model_selection.train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
+    probe = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=300))
+    return float(probe.fit(fit_z, fit_y).score(test_z, test_y))
 
 
 @_ALONE
@@ -107,19 +103,18 @@ def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0)
     by leaving one out). The share is that of the other half's variance over pixels which it explains, at most
     1; 0 is no better than the mean image. The pictures (N, …) are of all samples, fitted ones among them.
     """
-    from sklearn.linear_model import RidgeCV
-    from sklearn.model_selection import train_test_split
-    from sklearn.preprocessing import StandardScaler
+    from sklearn import linear_model, model_selection, preprocessing
 
     z, x = _rows(features), np.asarray(images, dtype=np.float64)
     if len(z) != len(x) or len(z) < 4:
         raise ValueError(f"{len(z)} samples and {len(x)} images: give one image per sample, and at least 4")
     flat = x.reshape(len(x), -1)
-    fit, test = train_test_split(np.arange(len(z)), test_size=0.5, random_state=seed)
-    z = StandardScaler().fit_transform(z)  # a feature that is constant on one half only would explode on the other
-    read = RidgeCV(np.logspace(0, 5, 6)).fit(z[fit], flat[fit]).predict(z)
-    error = ((read - flat)[test] ** 2).sum()
-    spread = ((flat[test] - flat[fit].mean(0)) ** 2).sum()
+    fit, test = model_selection.train_test_split(np.arange(len(z)), test_size=0.5, random_state=seed)
+    z = preprocessing.StandardScaler().fit_transform(
+        z
+    )  # a feature that is constant on one half only would explode on the other
+    read = linear_model.RidgeCV(np.logspace(0, 5, 6)).fit(z[fit], flat[fit]).predict(z)
+    error, spread = ((read - flat)[test] ** 2).sum(), ((flat[test] - flat[fit].mean(0)) ** 2).sum()
     return float(1 - error / spread), read.reshape(x.shape)
 
 
@@ -131,8 +126,7 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
     and sizes mean nothing. Raises ValueError for another method, fewer than 3 points, or a perplexity (about how many
     neighbours a point has) that is not below the number of points.
     """
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
+    from sklearn import decomposition, manifold
 
     z = _rows(features)
     if method not in PROJECTIONS:
@@ -146,9 +140,9 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
         )
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))
     if method == "pca":
-        return PCA(2, random_state=seed).fit_transform(z)
+        return decomposition.PCA(2, random_state=seed).fit_transform(z)
     scaled = z / max(z.std(), 1e-12)  # t-SNE has a scale of its own
-    return TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(scaled)
+    return manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(scaled)
 
 
 def _rows(features: ArrayLike) -> np.ndarray:
