@@ -28,7 +28,6 @@ from torch.utils.flop_counter import flop_registry
 
 from kit.block import Block
 from kit.net import Net
-from kit.signal import Signal
 
 KINDS = ("parameters", "buffers", "optimizer", "gradients", "activations")
 """What a byte is for. Inputs, labels and what lives for a moment inside a step count as activations."""
@@ -97,7 +96,8 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     with FakeCopyMode(mode):
         net = copy.deepcopy(net).train()
     with mode, _Tally() as tally:
-        signal = _first_step(net, tuple(batch_shape), dtype)
+        x, y = _first_step(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
+        signal = net.signal(x, y)
         tally.keep(net)
         for p in net.parameters():
             p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
@@ -111,8 +111,8 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     return MemoryPlan(tuple(batch_shape), tuple(rows))
 
 
-def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> Signal:
-    """Take the step that makes optimizer states; return the signal that begins the next."""
+def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Take the step that makes optimizer states; return its batch."""
     try:
         x = torch.empty(batch_shape, dtype=dtype, device=net.device)
         y = torch.empty(len(x), dtype=torch.int64, device=net.device)
@@ -123,7 +123,7 @@ def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> S
             f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: {reason}. "
             "Give the whole shape, batch first, of inputs as the net takes them"
         ) from error
-    return net.signal(x, y)
+    return x, y
 
 
 class _Blind(TorchDispatchMode):
