@@ -1,7 +1,5 @@
 """How far a block's local gradient points where backpropagation's would."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,13 +22,11 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
 
     Both gradients are taken at the weights before the step, on the step's batch and with its random numbers, by the
     weights of the block's body. Metrics: `alignment`, their cosine; `local` and `end_to_end`, their norms. The depth
-    counts blocks. End to end is the `cross-entropy` of the last exit, by way of the activations: context stays
-    detached. With `loss="own"` it is the last block's own loss, which tells how much comes from the cuts alone. One
-    block with cross-entropy is aligned by exactly 1.
+    counts blocks. End to end is the `cross-entropy` of the last exit, through the activations alone (context stays
+    detached); with `loss="own"` the last block's own loss, which tells how much comes from the cuts. One block with
+    cross-entropy is aligned by exactly 1. Raises ValueError for another `loss`.
 
-    A step that is read makes one more pass forward and two backward (it takes 2.2 to 2.6 times as long on the CPU) and
-    has the memory of plain backprop.
-    Raises ValueError for another `loss`.
+    A step that is read takes TIMES as long on the CPU, and the memory of plain backprop.
     """
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
@@ -40,27 +36,26 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
         for layer, metrics in zip(readings.depths, compare(net, signal, loss), strict=True):
             readings.keep(layer, step, **metrics)
 
-    hook = net[0].register_step_pre_hook(sampled(every, read))
-    try:
+    with net[0].register_step_pre_hook(sampled(every, read)):
         yield readings
-    finally:
-        hook.remove()
 
 
 def compare(net: Net, signal: Signal, loss: str = "cross-entropy") -> list[dict[str, Tensor]]:
     """Return the metrics of `alignment` for each block of `net`, given the signal that enters it. Changes nothing."""
-    parts, local, whole, gradient = [], [], [], None
+    parts, rows, gradient = [], [], None
     with untouched(net):
         for visit in net.walk(signal, losses=True):
-            total, weights = visit.block.objective.total(visit.terms), [*visit.block.body.parameters()]
-            local.append(flat(differentiate(total, weights, keep_graph=True)))
-            parts.append((weights, visit.signal.h, visit.h))
+            weights, own = [*visit.block.body.parameters()], visit.block.objective.total(visit.terms)
+            local = flat(differentiate(own, weights, retain=True))
+            parts.append((local, weights, visit.signal.h, visit.h))
             visit.after.h.requires_grad_()  # what the next block reads is a leaf: its gradient can be asked for
-        parts[-1] = (*parts[-1][:2], _end(visit, loss))
-        for weights, start, output in reversed(parts):  # the chain rule, from cut to cut
+        parts[-1] = (*parts[-1][:3], _end(visit, loss))
+        for local, weights, start, output in reversed(parts):  # the chain rule, from cut to cut
             *by_weights, gradient = differentiate(output, [*weights, start], gradient)
-            whole.append(flat(by_weights))
-    return [_metrics(a, b) for a, b in zip(local, reversed(whole), strict=True)]
+            whole = flat(by_weights)
+            norms = {"local": local.norm(), "end_to_end": whole.norm()}
+            rows.append({"alignment": local @ whole / (norms["local"] * norms["end_to_end"]), **norms})
+    return rows[::-1]
 
 
 def _end(visit: Visit, loss: str) -> Tensor:
@@ -72,8 +67,3 @@ def _end(visit: Visit, loss: str) -> Tensor:
         return visit.terms["ce"]
     with seeds.seeded(block.seed, block.index, block.num_steps, device=visit.h.device):
         return F.cross_entropy(visit.logits(), visit.signal.y)
-
-
-def _metrics(local: Tensor, whole: Tensor) -> dict[str, Tensor]:
-    norms = {"local": local.norm(), "end_to_end": whole.norm()}
-    return {"alignment": local @ whole / (norms["local"] * norms["end_to_end"]), **norms}

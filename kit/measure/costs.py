@@ -23,8 +23,8 @@ def parameters(module: nn.Module) -> int:
 def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
     """Return the bytes that autograd keeps for the backward pass of `module(*inputs)`; each storage counts once.
 
-    Inputs that are kept count, parameters and buffers do not: they are there anyway. Nothing is computed and no
-    buffer changes: the module runs on PyTorch's meta device, which has shapes and no data.
+    Inputs that are kept count, parameters and buffers do not: they are there anyway. Nothing is computed and no buffer
+    changes: the module runs on PyTorch's meta device, which has shapes and no data.
     """
     with saved_bytes() as saved:
         state, inputs = on_meta(module, inputs)
@@ -34,9 +34,9 @@ def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
 
 
 def flops(fn: Callable[[], Any]) -> int:
-    """Return the floating-point operations of `fn()`, forward and backward, as PyTorch's own counter has them.
+    """Return the FLOPs of `fn()`, which is run, forward and backward, as PyTorch's own counter has them.
 
-    It counts matrix products and convolutions, a multiplication with its addition as two; `fn` is really run.
+    It counts matrix products and convolutions, two to a multiply-add.
     """
     with counting() as counter:
         fn()
@@ -59,14 +59,14 @@ class Saved:
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Do not count the storages of `tensors`."""
-        storages = (tensor.untyped_storage() for tensor in tensors)
-        self._storages |= {storage._cdata: storage for storage in storages}  # held, or an address might be used again
+        for storage in map(Tensor.untyped_storage, tensors):
+            self._storages[storage._cdata] = storage  # held on to, or its address might be used again
 
     def keep(self, tensor: Tensor) -> Tensor:
         """Count what autograd keeps."""
-        storage = tensor.untyped_storage()
-        self.total += 0 if storage._cdata in self._storages else storage.nbytes()
-        self.ignore([tensor])
+        if tensor.untyped_storage()._cdata not in self._storages:
+            self.total += tensor.untyped_storage().nbytes()
+            self.ignore([tensor])
         return tensor.detach()
 
 
@@ -80,12 +80,9 @@ def saved_bytes() -> Iterator[Saved]:
 
 def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """Return `module`'s tensors by name, and `inputs`, as meta tensors: what `torch.func.functional_call` takes."""
-    state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-    return state, tuple(map(_meta, inputs))
-
-
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+    named = [*module.named_parameters(), *module.named_buffers()]
+    state = {name: torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for name, t in named}
+    return state, tuple(torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for t in inputs)
 
 
 def step_seconds(fn: Callable[..., Any], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
@@ -97,28 +94,26 @@ def step_seconds(fn: Callable[..., Any], repeats: int = 5, prepare: Callable[[],
         raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
     seconds = []
     for _ in range(repeats + 1):
-        inputs = prepare()
-        _wait()
-        start = time.perf_counter()
+        inputs, start = prepare(), _clock()
         fn(*inputs)
-        _wait()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(_clock() - start)
     return statistics.median(seconds[1:])
 
 
-def _wait() -> None:
+def _clock() -> float:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None, warm_up: int = 0) -> int:
     """Return the peak of tensor memory, in bytes, while `fn()` runs, over the level at its start.
 
-    On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU the running sum of every
-    allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `device`
-    None stands for the CPU. `fn` is called `warm_up` times before. On the CPU the release of a tensor from before
-    the first call is not seen; so give a training step, which releases the last step's gradients, `warm_up=1`.
-    Not for use inside another profiler. Raises ValueError for other devices.
+    On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU (None) the running sum of
+    every allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `fn` is
+    called `warm_up` times before. On the CPU the release of a tensor from before the first call is not seen; so give a
+    training step, which releases the last step's gradients, `warm_up=1`. Not for use inside another profiler.
+    Raises ValueError for other devices.
     """
     device = torch.device(device or "cpu")
     if device.type == "cuda":

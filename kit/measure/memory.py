@@ -6,17 +6,16 @@
         net = kit.decouple(kit.split(kit.backbone("resnet110"), 4, x, "memory"), "deinforeg", 10, x)
 
 The blocks take their own `step` on PyTorch's fake tensors, and a dispatch mode adds up the storages that are alive.
-PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, sees the same storages, but its hooks on modules hold
-gradients for longer than training does, and no tracker sees what kernels take for themselves: `scratch` adds that.
+PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, has hooks on modules that hold gradients for longer than
+training does, and no tracker sees what kernels take for themselves: `scratch` adds that.
 """
-
-from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
@@ -39,6 +38,8 @@ aten = torch.ops.aten
 READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
 UPDATING = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_}  # in place; not all of them have shape rules
 COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
+
+_paper = partial(FakeTensorMode, allow_fallback_kernels=False)  # they would run what has no shape rules on real tensors
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,6 @@ def on_paper() -> Iterator[None]:
         yield
 
 
-def _paper() -> FakeTensorMode:
-    return FakeTensorMode(allow_fallback_kernels=False)  # else an operation without shape rules runs on real tensors
-
-
 def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> MemoryPlan:
     """Predict the peak bytes of training `net` on inputs of `batch_shape` (B, …) and `dtype`.
 
@@ -98,16 +95,18 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     with mode, _Tally() as tally:
         x, y = _first_step(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
         signal = net.signal(x, y)
-        tally.keep(net)
+        for block in net:
+            tally.keep(block)
         for p in net.parameters():
             p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
         for block in net:
             own = _Tally()
-            own.keep([block])
+            own.keep(block)
             tally.start()
             signal = block.step(signal)
-            row = {kind: (own.live if kind in STAYING else tally.peak)[kind] for kind in KINDS}
-            rows.append(row | {"peak": sum(tally.peak.values()), "flops": tally.flops})
+            counted = [*own.alive.values(), *(part for part in tally.at_peak if part[0] not in STAYING)]
+            row = {kind: sum(size for of, size, *_ in counted if of == kind) for kind in KINDS}
+            rows.append(row | {"peak": tally.peak, "flops": tally.flops})
     return MemoryPlan(tuple(batch_shape), tuple(rows))
 
 
@@ -118,10 +117,9 @@ def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> t
         y = torch.empty(len(x), dtype=torch.int64, device=net.device)
         net.step(x, y)
     except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: {reason}. "
-            "Give the whole shape, batch first, of inputs as the net takes them"
+            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: "
+            f"{str(error).strip().splitlines()[0]}. Give the whole shape, batch first, of inputs as the net takes them"
         ) from error
     return x, y
 
@@ -139,54 +137,44 @@ class _Blind(TorchDispatchMode):
 
 
 class _Tally(_Blind):
-    """Bytes of the storages alive, by kind, and what there was of each when there was most of all together."""
+    """Bytes of the storages alive, by kind, and of those that were alive when there was most."""
 
     def __init__(self):
         super().__init__()
-        self.live = dict.fromkeys(KINDS, 0)
-        self._kinds: dict[int, str] = {}
-        self._watched: dict[int, weakref.ref] = {}
+        self.alive: dict[int, list] = {}  # by address: kind, bytes, and the reference that hears of its end
+        self.level = 0
         self.start()
 
     def start(self) -> None:
         """Look for the peak and count operations from now on."""
-        self.peak, self.flops = dict(self.live), 0
-        self._since_peak: set[int] = set()  # storages made later than the peak
+        self.peak, self.at_peak, self.flops = self.level, [*self.alive.values()], 0
 
-    def keep(self, blocks: Iterable[Block]) -> None:
-        """Count what the blocks hold between steps."""
-        for block in blocks:
-            states = [value for state in block.optimizer.state.values() for value in state.values()]
-            for kind, held in zip(STAYING, (block.parameters(), block.buffers(), states), strict=True):
-                for tensor in filter(torch.is_tensor, held):
-                    self.count(tensor, kind)
+    def keep(self, block: Block) -> None:
+        """Count what the block holds between steps."""
+        states = [value for state in block.optimizer.state.values() for value in state.values()]
+        for kind, held in zip(STAYING, (block.parameters(), block.buffers(), states), strict=True):
+            for tensor in filter(torch.is_tensor, held):
+                self.count(tensor, kind)
 
     def count(self, tensor: Tensor, kind: str = "activations") -> None:
         """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
         storage = tensor.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
-        if place not in self._kinds:
-            self._since_peak.add(place)
-            self._kinds[place] = kind
-            self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
-            self.live[kind] += size
+        if place not in self.alive:
+            self.alive[place] = [kind, size, weakref.ref(storage, lambda _: self._freed(place))]
+            self.level += size
         elif kind != "activations":
-            for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
-                bytes_of[self._kinds[place]] -= size
-                bytes_of[kind] += size
-            self._kinds[place] = kind
+            self.alive[place][0] = kind
 
-    def _freed(self, place: int, size: int) -> None:
-        self.live[self._kinds.pop(place)] -= size
-        del self._watched[place]
+    def _freed(self, place: int) -> None:
+        self.level -= self.alive.pop(place)[1]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         for tensor in filter(torch.is_tensor, tree_leaves(result)):
             self.count(tensor)
-        if sum(self.live.values()) + (extra := scratch(func, args, result)) > sum(self.peak.values()):
-            self.peak = self.live | {"activations": self.live["activations"] + extra}
-            self._since_peak.clear()
+        if self.level + (extra := scratch(func, args, result)) > self.peak:
+            self.peak, self.at_peak = self.level + extra, [*self.alive.values(), ("activations", extra)]
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
@@ -197,7 +185,7 @@ def scratch(func, args: Sequence, result) -> int:
 
     oneDNN copies contiguous maps into a layout of its own: convolution forward the input and the weight, or the
     result; backward the input and the gradient. Batch norm's backward and bilinear upsampling work on copies, too.
-    Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels or more.
+    Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels up.
     """
     kernel, first = func._overloadpacket, args[0] if args else None
     if kernel not in COPYING or first.device.type != "cpu" or not first.is_contiguous():

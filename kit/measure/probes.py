@@ -4,18 +4,16 @@
         …train as ever…
     readings.table  # step, depth, layer, metric, value
 
-A probe reads; it changes no weight, buffer, gradient or random number, and its hooks go when the block ends, however
-it ends. Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10`
-reads each tenth step only.
+A probe changes no weight, buffer, gradient or random number, and its hooks go when the block ends, however it ends.
+Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10` reads each
+tenth step only.
 """
 
-from __future__ import annotations
-
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
 
@@ -23,11 +21,16 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
-from torch.utils.hooks import RemovableHandle
 
 from kit.errors import unknown
 from kit.net import Net
 from kit.shapes import Axes, Shape, channels_first
+
+Layers = str | Iterable[str] | None
+"""Names as in `model.named_modules()`, patterns such as `"*.body.*"`, or None: the layers that a probe is made for."""
+
+norm = partial(vector_norm, dtype=torch.float64)
+"""The norm of a tensor. In float64: the squares of a vanished gradient are no float32 numbers any more."""
 
 measuring: ContextVar[bool] = ContextVar("measuring", default=False)
 """True while a probe runs the model for a purpose of its own, which the other probes then do not count."""
@@ -48,21 +51,19 @@ class Readings:
     def table(self) -> pd.DataFrame:
         """A row per (step, depth, layer, metric): steps from 0, depths from 1 in the order of the layers."""
         rows = [(step, self.depths[layer], layer, m, float(v)) for (step, layer, m), v in self.values.items()]
-        return pd.DataFrame(rows, columns=["step", "depth", "layer", "metric", "value"]).sort_values(
-            ["step", "metric", "depth"], ignore_index=True
-        )
+        table = pd.DataFrame(rows, columns=["step", "depth", "layer", "metric", "value"])
+        return table.sort_values(["step", "metric", "depth"], ignore_index=True)
 
 
 @contextmanager
-def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
+def gradients(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterator[Readings]:
     """Read each layer's gradient in every `every`-th backward pass.
 
     Metrics: `gradient`, the norm of the loss's gradient by the layer's own parameters (weight and bias as one vector);
     `weight`, the norm of those parameters; `ratio`, the first over the second; `output_gradient`, the norm of the
     loss's gradient by the layer's output, for the whole batch. They are autograd's own, before clipping and the step.
 
-    `layers` are names as in `model.named_modules()`, or patterns such as `"*.body.*"`; by default every layer that has
-    parameters of its own. A layer named in full may be a container: it has an `output_gradient` only.
+    By default every layer that has parameters of its own; a container, named in full, has an `output_gradient` only.
     Raises ValueError for a model without parameters and for a name that does not exist, with the nearest one.
     """
     if not [*model.parameters()]:
@@ -71,27 +72,22 @@ def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every
     readings, live = Readings(chosen), {}
 
     def follow(layer: str, step: int, output: Tensor) -> None:
-        live[layer] = output.register_hook(
-            lambda gradient: readings.keep(layer, step, output_gradient=vector_norm(gradient, dtype=torch.float64))
-        )
+        live[layer] = output.register_hook(lambda grad: readings.keep(layer, step, output_gradient=norm(grad)))
 
     with ExitStack() as hooks:
         hooks.callback(lambda: [handle.remove() for handle in live.values()])
+        _hook_outputs(hooks, chosen, every, lambda module, h: h.requires_grad, follow)
         for name, module in chosen.items():
             for parameter in filter(lambda p: p.requires_grad, module.parameters(recurse=False)):
-                read = sampled(every, partial(_read_parameter, readings, name))
-                hooks.callback(parameter.register_post_accumulate_grad_hook(read).remove)
-            read = sampled(every, partial(follow, name))
-            hooks.callback(_on_output(module, lambda module, output: output.requires_grad, read).remove)
+                read = sampled(every, partial(_read_parameter, readings.values, name))
+                hooks.enter_context(parameter.register_post_accumulate_grad_hook(read))
         yield readings
 
 
-def _read_parameter(readings: Readings, layer: str, step: int, parameter: Tensor) -> None:
-    values = readings.values
+def _read_parameter(values: dict, layer: str, step: int, parameter: Tensor) -> None:
     for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
-        # In float64: the squares of a vanished gradient are no float32 numbers any more.
-        norm, key = vector_norm(tensor, dtype=torch.float64), (step, layer, metric)
-        values[key] = torch.hypot(values[key], norm) if key in values else norm
+        key, own = (step, layer, metric), norm(tensor)
+        values[key] = torch.hypot(values[key], own) if key in values else own
     values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
 
 
@@ -106,69 +102,62 @@ def sampled(every: int, read: Callable[..., None]) -> Callable[..., None]:
     return hook
 
 
-def _on_output(
-    module: nn.Module, counts: Callable[[nn.Module, Tensor], bool], read: Callable[[Tensor], None]
-) -> RemovableHandle:
-    """Call `read(output)` after every forward pass of `module` that counts."""
+def _hook_outputs(hooks: ExitStack, modules: dict, every: int, counts: Callable, read: Callable) -> None:
+    """Until `hooks` end, `read(layer, step, output)` at every `every`-th of the forward passes that count."""
 
-    def hook(module: nn.Module, inputs: tuple, output: object) -> None:
-        if isinstance(output, tuple | list) and output:
-            output = output[0]  # LSTMs give their state as well
-        if isinstance(output, Tensor) and not measuring.get() and counts(module, output):
-            read(output)
+    def hook(read: Callable[[Tensor], None], module: nn.Module, inputs: tuple, output: object) -> None:
+        tensor = output[0] if isinstance(output, tuple | list) and output else output  # LSTMs give their state as well
+        if isinstance(tensor, Tensor) and not measuring.get() and counts(module, tensor):
+            read(tensor)
 
-    return module.register_forward_hook(hook)
+    for layer, module in modules.items():
+        hooks.enter_context(module.register_forward_hook(partial(hook, sampled(every, partial(read, layer)))))
 
 
 @contextmanager
-def activations(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
+def activations(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterator[Readings]:
     """Read each layer's output in every `every`-th forward pass in training mode.
 
     Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels of maps and
     tokens, wherever the model has them) whose output is one and the same number for the whole batch, so that nothing
-    behind them can tell two samples apart. `layers` as for `gradients`; by default every layer that holds no others.
+    behind them can tell two samples apart. By default every layer that holds no others.
     Raises ValueError for an unknown name.
     """
     chosen = select(model, layers, lambda module: not [*module.children()])
     readings = Readings(chosen)
 
-    def note(layer: str, step: int, output: Tensor) -> None:
+    def read(layer: str, step: int, output: Tensor) -> None:
         h = output.detach().float()
         dead = dead_share(h, axes.shape(output))
         readings.keep(layer, step, mean=h.mean(), variance=h.var(correction=0), dead=dead)
 
     with ExitStack() as hooks, Axes() as axes:
-        for name, module in chosen.items():
-            read = sampled(every, partial(note, name))
-            hooks.callback(_on_output(module, lambda module, h: module.training and h.ndim > 1, read).remove)
+        _hook_outputs(hooks, chosen, every, lambda module, h: module.training and h.ndim > 1, read)
         yield readings
 
 
 def dead_share(h: Tensor, shape: Shape | None = None) -> Tensor:
-    """Return the share of units, channels for maps and tokens, that are constant over the batch, for `h` (B, *shape).
-
-    Without `shape`, channels are where PyTorch has them by convention: (B, D), (B, T, D) or (B, C, H, W).
-    """
+    """Return the share of units (channels) that are constant over the batch, for `h` (B, *shape); see `Shape`."""
     units = channels_first(h, Shape(h.shape[1:]) if shape is None else shape).transpose(0, 1).flatten(1)
     return (units.amax(1) == units.amin(1)).float().mean()
 
 
-def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: str | Iterable[str] = "*.body.*") -> pd.DataFrame:
+def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: Layers = "*.body.*") -> pd.DataFrame:
     """Return depth, layer, metric, value: the norm of every layer's local gradient in a kit net for one batch.
 
     The same numbers as a `gradients` probe reads in the next step, without taking it. Changes nothing.
     """
     chosen = select(net, layers, lambda module: [*module.parameters(recurse=False)])
     own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in chosen.items()}
-    norms = {}
+    readings = Readings(chosen)
     with untouched(net):
         for visit in net.walk(net.signal(x, y), losses=True):
             here, total = {*visit.block.parameters()}, visit.block.objective.total(visit.terms)
             groups = {name: weights for name, weights in own.items() if weights and weights[0] in here}
             found = iter(differentiate(total, [weight for group in groups.values() for weight in group]))
-            norms |= {name: vector_norm(flat([next(found) for _ in group])) for name, group in groups.items()}
-    rows = [(depth, name, "gradient", float(norms[name])) for depth, name in enumerate(chosen, 1) if name in norms]
-    return pd.DataFrame(rows, columns=["depth", "layer", "metric", "value"])
+            for name, group in groups.items():
+                readings.keep(name, 0, gradient=norm(flat([next(found) for _ in group])))
+    return readings.table.drop(columns="step")
 
 
 @contextmanager
@@ -181,42 +170,34 @@ def untouched(net: nn.Module) -> Iterator[None]:
             yield
     finally:
         measuring.reset(token)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
-def differentiate(
-    output: Tensor, inputs: Sequence[Tensor], gradient: Tensor | None = None, keep_graph: bool = False
-) -> list[Tensor]:
-    """Return the gradient of `output`, weighted by `gradient`, by each of `inputs`; `.grad` stays as it is.
-
-    Zeros for what `output` does not depend on, or what asks for no gradient.
-    """
+def differentiate(output: Tensor, inputs: list[Tensor], gradient: Tensor | None = None, retain: bool = False) -> list:
+    """Return the gradient of `output` (times `gradient`) by each input, zeros where there is none; `.grad` stays."""
     asking = [tensor for tensor in inputs if tensor.requires_grad]
-    options = {"retain_graph": keep_graph, "allow_unused": True, "materialize_grads": True}
+    options = {"retain_graph": retain, "allow_unused": True, "materialize_grads": True}
     found = iter(torch.autograd.grad(output, asking, gradient, **options) if asking else ())
     return [next(found) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in inputs]
 
 
-def flat(gradients: Sequence[Tensor]) -> Tensor:
+def flat(gradients: list[Tensor]) -> Tensor:
     """Return `gradients` as one float64 vector."""
     return torch.cat([gradient.flatten().double() for gradient in gradients] or [torch.zeros(0).double()])
 
 
-def select(
-    model: nn.Module, layers: str | Iterable[str] | None, default: Callable[[nn.Module], object]
-) -> dict[str, nn.Module]:
+def select(model: nn.Module, layers: Layers, default: Callable[[nn.Module], object]) -> dict[str, nn.Module]:
     """Return the modules named or matched by `layers`, in the model's order; None and patterns take `default` ones."""
     modules = dict(model.named_modules())
     usual = [name for name, module in modules.items() if default(module)]
     chosen = set()
     for name in ["*"] if layers is None else [layers] if isinstance(layers, str) else layers:
-        matches = [name] if name in modules else [other for other in usual if fnmatchcase(other, name)]
+        matches = [name] if name in modules else fnmatch.filter(usual, name)
         if not matches:
-            near = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.0)
+            near = difflib.get_close_matches(name, filter(None, modules), n=5, cutoff=0.0)
             raise unknown(f"layer of {type(model).__name__}", name, near)
-        chosen |= set(matches)
+        chosen.update(matches)
     return {name: module for name, module in modules.items() if name in chosen}
 
 

@@ -1,8 +1,7 @@
 """What a block's output is like: pure functions of features (N, D) and labels (N,), as tensors or arrays."""
 
-from __future__ import annotations
-
 import numpy as np
+import sklearn  # its parts are loaded when first used
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
@@ -40,7 +39,7 @@ def cka(a: ArrayLike, b: ArrayLike) -> float:
     """Return the linear CKA of two representations (N, D1) and (N, D2) of the same N samples, in [0, 1].
 
     ‖AᵀB‖² / (‖AᵀA‖ ‖BᵀB‖) of centred features, in Frobenius norms (Kornblith et al., ICML 2019): 1 for a rotated and
-    rescaled copy. Computed from N×N Gram matrices where those are smaller. 0 where one side is constant.
+    rescaled copy, 0 where one side is constant. Computed from N×N Gram matrices where those are smaller.
     """
     a, b = _rows(a), _rows(b)
     if len(a) != len(b):
@@ -77,21 +76,20 @@ def class_separation(features: ArrayLike, labels: ArrayLike) -> float:
 def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float:
     """Return the accuracy that a linear classifier reaches on frozen features: what they still say about the class.
 
-    Protocol: a stratified half of the samples, drawn by `seed`, fits a logistic regression (L2 with C = 1, features
-    standardised on that half); the accuracy is that on the other half. Raises ValueError for fewer than two samples
-    of a class.
+    A stratified half of the samples, drawn by `seed`, fits a logistic regression (L2 with C = 1, features standardised
+    on that half); the accuracy is that on the other. Raises ValueError for fewer than two samples of a class.
     """
-    from sklearn import linear_model, model_selection, pipeline, preprocessing
-
     z, y = _labelled(features, labels)
     classes, counts = np.unique(y, return_counts=True)
-    if len(classes) < 2 or counts.min() < 2 or len(y) < 2 * len(classes):
+    if counts.min() < 2:
         raise ValueError(
-            f"a linear probe fits one half and scores the other, so it takes 2 samples of each of 2 classes or more; "
-            f"here are {len(y)} samples of {len(classes)} classes, {counts.min()} of the rarest. Take more samples"
+            "a linear probe fits one half and scores the other, so it takes 2 samples of each class or more; here are "
+            f"{len(y)} samples of {len(classes)} classes, {counts.min()} of the rarest. Take more samples"
         )
-    fit_z, test_z, fit_y, test_y = model_selection.train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
-    probe = pipeline.make_pipeline(preprocessing.StandardScaler(), linear_model.LogisticRegression(max_iter=300))
+    halves = sklearn.model_selection.train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
+    fit_z, test_z, fit_y, test_y = halves
+    classifier = sklearn.linear_model.LogisticRegression(max_iter=300)
+    probe = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), classifier)
     return float(probe.fit(fit_z, fit_y).score(test_z, test_y))
 
 
@@ -103,17 +101,14 @@ def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0)
     by leaving one out). The share is that of the other half's variance over pixels which it explains, at most
     1; 0 is no better than the mean image. The pictures (N, …) are of all samples, fitted ones among them.
     """
-    from sklearn import linear_model, model_selection, preprocessing
-
     z, x = _rows(features), np.asarray(images, dtype=np.float64)
     if len(z) != len(x) or len(z) < 4:
         raise ValueError(f"{len(z)} samples and {len(x)} images: give one image per sample, and at least 4")
     flat = x.reshape(len(x), -1)
-    fit, test = model_selection.train_test_split(np.arange(len(z)), test_size=0.5, random_state=seed)
-    z = preprocessing.StandardScaler().fit_transform(
-        z
-    )  # a feature that is constant on one half only would explode on the other
-    read = linear_model.RidgeCV(np.logspace(0, 5, 6)).fit(z[fit], flat[fit]).predict(z)
+    fit, test = sklearn.model_selection.train_test_split(np.arange(len(z)), test_size=0.5, random_state=seed)
+    # Standardised on all: a feature that is constant on one half only would explode on the other.
+    z = sklearn.preprocessing.StandardScaler().fit_transform(z)
+    read = sklearn.linear_model.RidgeCV(np.logspace(0, 5, 6)).fit(z[fit], flat[fit]).predict(z)
     error, spread = ((read - flat)[test] ** 2).sum(), ((flat[test] - flat[fit].mean(0)) ** 2).sum()
     return float(1 - error / spread), read.reshape(x.shape)
 
@@ -126,8 +121,6 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
     and sizes mean nothing. Raises ValueError for another method, fewer than 3 points, or a perplexity (about how many
     neighbours a point has) that is not below the number of points.
     """
-    from sklearn import decomposition, manifold
-
     z = _rows(features)
     if method not in PROJECTIONS:
         raise unknown("projection", method, PROJECTIONS)
@@ -135,14 +128,15 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
         raise ValueError(f"a map takes at least 3 points, but there are {len(z)}")
     if method == "tsne" and not 0 < perplexity < len(z):
         raise ValueError(
-            f"perplexity={perplexity:g} with {len(z)} points: a point cannot have that many neighbours; "
-            f"choose less than {len(z)}, a third of it or so"
+            f"perplexity={perplexity:g} with {len(z)} points: too many neighbours; choose less than {len(z)}"
         )
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))
     if method == "pca":
-        return decomposition.PCA(2, random_state=seed).fit_transform(z)
+        return sklearn.decomposition.PCA(2, random_state=seed).fit_transform(z)
     scaled = z / max(z.std(), 1e-12)  # t-SNE has a scale of its own
-    return manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(scaled)
+    return sklearn.manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(
+        scaled
+    )
 
 
 def _rows(features: ArrayLike) -> np.ndarray:
@@ -158,6 +152,6 @@ def _labelled(features: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.nd
     z, y = _rows(features), np.asarray(labels)
     if len(z) != len(y):
         raise ValueError(f"{len(z)} samples, but {len(y)} labels")
-    if len(z) < len(np.unique(y)) or len(np.unique(y)) < 2:
+    if len(np.unique(y)) < 2:
         raise ValueError(f"{len(z)} samples of {len(np.unique(y))} classes: take samples of at least 2 classes")
     return z, y
