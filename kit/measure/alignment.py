@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from kit import seeds
 from kit.block import Block, Visit
 from kit.errors import unknown
-from kit.measure.probes import Readings, differentiate, flat, sampled, untouched
+from kit.measure.probes import Readings, differentiate, flat, untouched
 from kit.net import Net
 from kit.signal import Signal
 
@@ -24,19 +25,19 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
     weights of the block's body. Metrics: `alignment`, their cosine; `local` and `end_to_end`, their norms. The depth
     counts blocks. End to end is the `cross-entropy` of the last exit, through the activations alone (context stays
     detached); with `loss="own"` the last block's own loss, which tells how much comes from the cuts. One block with
-    cross-entropy is aligned by exactly 1. Raises ValueError for another `loss`.
-
-    A step that is read takes TIMES as long on the CPU, and the memory of plain backprop.
+    cross-entropy is aligned by exactly 1. A step that is read takes TIMES as long on the CPU, and the memory of
+    backprop. Raises ValueError for another `loss`.
     """
     if loss not in LOSSES:
         raise unknown("loss", loss, LOSSES)
-    readings = Readings([f"block {k}" for k in range(1, len(net) + 1)])
+    readings, steps = Readings([f"block {k}" for k in range(1, len(net) + 1)]), count()
 
-    def read(step: int, first: Block, signal: Signal) -> None:
-        for layer, metrics in zip(readings.depths, compare(net, signal, loss), strict=True):
-            readings.keep(layer, step, **metrics)
+    def read(first: Block, signal: Signal) -> None:
+        if (step := next(steps)) % every == 0:
+            for layer, metrics in zip(readings.depths, compare(net, signal, loss), strict=True):
+                readings.keep(layer, step, **metrics)
 
-    with net[0].register_step_pre_hook(sampled(every, read)):
+    with net[0].register_step_pre_hook(read):
         yield readings
 
 
@@ -49,7 +50,7 @@ def compare(net: Net, signal: Signal, loss: str = "cross-entropy") -> list[dict[
             local = flat(differentiate(own, weights, retain=True))
             parts.append((local, weights, visit.signal.h, visit.h))
             visit.after.h.requires_grad_()  # what the next block reads is a leaf: its gradient can be asked for
-        parts[-1] = (*parts[-1][:3], _end(visit, loss))
+        parts[-1] = (local, weights, visit.signal.h, own if loss == "own" else _cross_entropy(visit))
         for local, weights, start, output in reversed(parts):  # the chain rule, from cut to cut
             *by_weights, gradient = differentiate(output, [*weights, start], gradient)
             whole = flat(by_weights)
@@ -58,12 +59,10 @@ def compare(net: Net, signal: Signal, loss: str = "cross-entropy") -> list[dict[
     return rows[::-1]
 
 
-def _end(visit: Visit, loss: str) -> Tensor:
-    """Return the loss at the end of the net, with the random numbers of the last block's next step."""
+def _cross_entropy(visit: Visit) -> Tensor:
+    """Return the cross-entropy of the block's exit, with the random numbers of the block's next step."""
     block = visit.block
-    if loss == "own":
-        return block.objective.total(visit.terms)
-    if dict(block.objective.weights) == {"ce": 1.0}:  # the local loss is that cross-entropy
+    if dict(block.objective.weights) == {"ce": 1.0}:  # the local loss is that very cross-entropy
         return visit.terms["ce"]
     with seeds.seeded(block.seed, block.index, block.num_steps, device=visit.h.device):
         return F.cross_entropy(visit.logits(), visit.signal.y)

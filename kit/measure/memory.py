@@ -1,13 +1,9 @@
 """What training will take, before anything is allocated: peak bytes and FLOPs of one step, block by block.
 
-    memory.plan(net, (1024, 3, 32, 32)).table
+    memory.plan(net, (1024, 3, 32, 32)).table  # a net too large for memory is built `with memory.on_paper():`
 
-    with memory.on_paper():  # where even the net is too large: tensors with shapes and no data
-        net = kit.decouple(kit.split(kit.backbone("resnet110"), 4, x, "memory"), "deinforeg", 10, x)
-
-The blocks take their own `step` on PyTorch's fake tensors, and a dispatch mode adds up the storages that are alive.
-PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, has hooks on modules that hold gradients for longer than
-training does, and no tracker sees what kernels take for themselves: `scratch` adds that.
+Blocks take their own `step` on fake tensors, and a dispatch mode adds up the storages that are alive. PyTorch's own
+`torch.distributed._tools.mem_tracker` holds gradients too long, and does not see what kernels take (`scratch`).
 """
 
 import copy
@@ -22,7 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from kit.block import Block
@@ -31,14 +27,12 @@ from kit.net import Net
 KINDS = ("parameters", "buffers", "optimizer", "gradients", "activations")
 """What a byte is for. Inputs, labels and what lives for a moment inside a step count as activations."""
 
-STAYING = KINDS[:3]
-"""What is there between steps as well; a block's step adds its gradients and activations to all blocks' of these."""
+STAYING = KINDS[:3]  # what there is between steps as well
 
 aten = torch.ops.aten
 READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
 UPDATING = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_}  # in place; not all of them have shape rules
 COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
-
 _paper = partial(FakeTensorMode, allow_fallback_kernels=False)  # they would run what has no shape rules on real tensors
 
 
@@ -47,11 +41,9 @@ class MemoryPlan:
     """Bytes that training takes on batches of one shape, in the second step and all later ones."""
 
     batch_shape: tuple[int, ...]
-
     blocks: tuple[dict[str, int], ...]
-    """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients,
-    its activations, and `peak`: all that is alive then, other blocks' parameters, buffers and states included. `flops`
-    are those of its step as PyTorch's counter has them: convolutions and matrix products, two to a multiply-add."""
+    """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients, its
+    activations, and `peak`: all that is alive then, in all blocks. `flops` are those of its step: `costs.flops`."""
 
     @property
     def peak(self) -> int:
@@ -129,8 +121,7 @@ class _Blind(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
-            kind = args[0].dtype
-            return 1.0 if kind.is_floating_point else False if kind == torch.bool else 0
+            return 1.0 if args[0].dtype.is_floating_point else False if args[0].dtype == torch.bool else 0
         if func._overloadpacket in UPDATING and isinstance(args[0][0], FakeTensor):
             return None
         return func(*args, **(kwargs or {}))
@@ -151,10 +142,9 @@ class _Tally(_Blind):
 
     def keep(self, block: Block) -> None:
         """Count what the block holds between steps."""
-        states = [value for state in block.optimizer.state.values() for value in state.values()]
-        for kind, held in zip(STAYING, (block.parameters(), block.buffers(), states), strict=True):
-            for tensor in filter(torch.is_tensor, held):
-                self.count(tensor, kind)
+        held = [*block.parameters()], [*block.buffers()], [*block.optimizer.state.values()]
+        for kind, tensors in zip(STAYING, held, strict=True):
+            tree_map_only(Tensor, partial(self.count, kind=kind), tensors)
 
     def count(self, tensor: Tensor, kind: str = "activations") -> None:
         """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
@@ -171,8 +161,7 @@ class _Tally(_Blind):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        for tensor in filter(torch.is_tensor, tree_leaves(result)):
-            self.count(tensor)
+        tree_map_only(Tensor, self.count, result)
         if self.level + (extra := scratch(func, args, result)) > self.peak:
             self.peak, self.at_peak = self.level + extra, [*self.alive.values(), ("activations", extra)]
         if func._overloadpacket in flop_registry:

@@ -1,12 +1,10 @@
 """Probes: context managers that hook a module, measure while it trains, and leave nothing behind.
 
-    with gradients(model) as readings:
-        …train as ever…
+    with gradients(model) as readings: …train as ever…
     readings.table  # step, depth, layer, metric, value
 
 A probe changes no weight, buffer, gradient or random number, and its hooks go when the block ends, however it ends.
-Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10` reads each
-tenth step only.
+Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10`, a tenth.
 """
 
 import difflib
@@ -20,7 +18,6 @@ from itertools import count
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
 
 from kit.errors import unknown
 from kit.net import Net
@@ -29,11 +26,9 @@ from kit.shapes import Axes, Shape, channels_first
 Layers = str | Iterable[str] | None
 """Names as in `model.named_modules()`, patterns such as `"*.body.*"`, or None: the layers that a probe is made for."""
 
-norm = partial(vector_norm, dtype=torch.float64)
-"""The norm of a tensor. In float64: the squares of a vanished gradient are no float32 numbers any more."""
+norm = partial(torch.linalg.vector_norm, dtype=torch.float64)  # squares of vanished gradients are no float32 numbers
 
-measuring: ContextVar[bool] = ContextVar("measuring", default=False)
-"""True while a probe runs the model for a purpose of its own, which the other probes then do not count."""
+measuring: ContextVar[bool] = ContextVar("measuring", default=False)  # whether a probe runs the model for itself
 
 
 class Readings:
@@ -62,7 +57,6 @@ def gradients(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterat
     Metrics: `gradient`, the norm of the loss's gradient by the layer's own parameters (weight and bias as one vector);
     `weight`, the norm of those parameters; `ratio`, the first over the second; `output_gradient`, the norm of the
     loss's gradient by the layer's output, for the whole batch. They are autograd's own, before clipping and the step.
-
     By default every layer that has parameters of its own; a container, named in full, has an `output_gradient` only.
     Raises ValueError for a model without parameters and for a name that does not exist, with the nearest one.
     """
@@ -74,62 +68,50 @@ def gradients(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterat
     def follow(layer: str, step: int, output: Tensor) -> None:
         live[layer] = output.register_hook(lambda grad: readings.keep(layer, step, output_gradient=norm(grad)))
 
+    def read_parameter(layer: str, steps: Iterator[int], parameter: Tensor) -> None:
+        if (step := next(steps)) % every:
+            return
+        values = readings.values
+        for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
+            key, own = (step, layer, metric), norm(tensor)
+            values[key] = torch.hypot(values[key], own) if key in values else own
+        values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
+
     with ExitStack() as hooks:
         hooks.callback(lambda: [handle.remove() for handle in live.values()])
         _hook_outputs(hooks, chosen, every, lambda module, h: h.requires_grad, follow)
         for name, module in chosen.items():
-            for parameter in filter(lambda p: p.requires_grad, module.parameters(recurse=False)):
-                read = sampled(every, partial(_read_parameter, readings.values, name))
-                hooks.enter_context(parameter.register_post_accumulate_grad_hook(read))
+            for p in filter(lambda p: p.requires_grad, module.parameters(recurse=False)):
+                hooks.enter_context(p.register_post_accumulate_grad_hook(partial(read_parameter, name, count())))
         yield readings
-
-
-def _read_parameter(values: dict, layer: str, step: int, parameter: Tensor) -> None:
-    for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
-        key, own = (step, layer, metric), norm(tensor)
-        values[key] = torch.hypot(values[key], own) if key in values else own
-    values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
-
-
-def sampled(every: int, read: Callable[..., None]) -> Callable[..., None]:
-    """Return a hook: of its calls, counted from 0, every `every`-th calls `read` with its number and arguments."""
-    steps = count()
-
-    def hook(*arguments: object) -> None:
-        if (step := next(steps)) % every == 0:
-            read(step, *arguments)
-
-    return hook
 
 
 def _hook_outputs(hooks: ExitStack, modules: dict, every: int, counts: Callable, read: Callable) -> None:
     """Until `hooks` end, `read(layer, step, output)` at every `every`-th of the forward passes that count."""
 
-    def hook(read: Callable[[Tensor], None], module: nn.Module, inputs: tuple, output: object) -> None:
-        tensor = output[0] if isinstance(output, tuple | list) and output else output  # LSTMs give their state as well
-        if isinstance(tensor, Tensor) and not measuring.get() and counts(module, tensor):
-            read(tensor)
+    def hook(layer: str, steps: Iterator[int], module: nn.Module, inputs: tuple, output: object) -> None:
+        h = output[0] if isinstance(output, tuple | list) and output else output  # LSTMs give their state as well
+        if isinstance(h, Tensor) and not measuring.get() and counts(module, h) and (step := next(steps)) % every == 0:
+            read(layer, step, h)
 
     for layer, module in modules.items():
-        hooks.enter_context(module.register_forward_hook(partial(hook, sampled(every, partial(read, layer)))))
+        hooks.enter_context(module.register_forward_hook(partial(hook, layer, count())))
 
 
 @contextmanager
 def activations(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterator[Readings]:
     """Read each layer's output in every `every`-th forward pass in training mode.
 
-    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels of maps and
-    tokens, wherever the model has them) whose output is one and the same number for the whole batch, so that nothing
-    behind them can tell two samples apart. By default every layer that holds no others.
-    Raises ValueError for an unknown name.
+    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels, wherever a layer
+    has them) whose output is one and the same number for the whole batch, so that nothing behind them can tell two
+    samples apart. By default every layer that holds no others. Raises ValueError for an unknown name.
     """
     chosen = select(model, layers, lambda module: not [*module.children()])
     readings = Readings(chosen)
 
     def read(layer: str, step: int, output: Tensor) -> None:
         h = output.detach().float()
-        dead = dead_share(h, axes.shape(output))
-        readings.keep(layer, step, mean=h.mean(), variance=h.var(correction=0), dead=dead)
+        readings.keep(layer, step, mean=h.mean(), variance=h.var(correction=0), dead=dead_share(h, axes.shape(output)))
 
     with ExitStack() as hooks, Axes() as axes:
         _hook_outputs(hooks, chosen, every, lambda module, h: module.training and h.ndim > 1, read)
@@ -138,7 +120,7 @@ def activations(model: nn.Module, layers: Layers = None, every: int = 1) -> Iter
 
 def dead_share(h: Tensor, shape: Shape | None = None) -> Tensor:
     """Return the share of units (channels) that are constant over the batch, for `h` (B, *shape); see `Shape`."""
-    units = channels_first(h, Shape(h.shape[1:]) if shape is None else shape).transpose(0, 1).flatten(1)
+    units = channels_first(h, shape or Shape(h.shape[1:])).transpose(0, 1).flatten(1)
     return (units.amax(1) == units.amin(1)).float().mean()
 
 

@@ -9,26 +9,18 @@ from kit.errors import unknown
 
 PROJECTIONS = ("pca", "tsne")
 
-_ALONE = threadpool_limits.wrap(limits=1)
-"""Matrices as small as these are slower on two threads, and a hundred times slower on a busy machine."""
+_ALONE = threadpool_limits.wrap(limits=1)  # small matrices are slower on two threads, far slower on a busy machine
 
 
 @_ALONE
 def spectrum(features: ArrayLike, centre: bool = True) -> np.ndarray:
-    """Return the singular values of `features` (N, D), largest first, after taking off the mean of each feature.
-
-    Few large ones among many small ones are dimensional collapse: the features fill a plane, not the space.
-    """
+    """Return the singular values of `features` (N, D), centred or not, largest first: few large ones are a collapse."""
     z = _rows(features)
     return np.linalg.svd(z - z.mean(0) if centre else z, compute_uv=False)
 
 
 def effective_rank(features: ArrayLike, centre: bool = True) -> float:
-    """Return exp(entropy) of the singular values divided by their sum (Roy & Vetterli, EUSIPCO 2007).
-
-    r equal singular values give r; any others of rank r give less, since directions count by how much they carry.
-    Between 1 and min(N, D); 0 for features that are all the same. `centre` as for `spectrum`.
-    """
+    """Return exp(entropy) of singular values' shares (Roy & Vetterli, EUSIPCO 2007): r if r are equal, else less."""
     values = spectrum(features, centre)
     values = values[values > values.max(initial=0) * 1e-12]
     share = values / values.sum()
@@ -46,8 +38,8 @@ def cka(a: ArrayLike, b: ArrayLike) -> float:
         raise ValueError(f"CKA compares representations of the same samples, but there are {len(a)} and {len(b)}")
     a, b = a - a.mean(0), b - b.mean(0)
     if len(a) < max(a.shape[1], b.shape[1]):
-        gram_a, gram_b = a @ a.T, b @ b.T
-        cross, own = (gram_a * gram_b).sum(), np.linalg.norm(gram_a) * np.linalg.norm(gram_b)
+        a, b = a @ a.T, b @ b.T
+        cross, own = (a * b).sum(), np.linalg.norm(a) * np.linalg.norm(b)
     else:
         cross, own = np.linalg.norm(a.T @ b) ** 2, np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
     return float(np.clip(cross / own, 0, 1)) if own > 0 else 0.0
@@ -86,20 +78,19 @@ def linear_probe(features: ArrayLike, labels: ArrayLike, seed: int = 0) -> float
             "a linear probe fits one half and scores the other, so it takes 2 samples of each class or more; here are "
             f"{len(y)} samples of {len(classes)} classes, {counts.min()} of the rarest. Take more samples"
         )
-    halves = sklearn.model_selection.train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
-    fit_z, test_z, fit_y, test_y = halves
+    z, test_z, y, test_y = sklearn.model_selection.train_test_split(z, y, test_size=0.5, random_state=seed, stratify=y)
     classifier = sklearn.linear_model.LogisticRegression(max_iter=300)
     probe = sklearn.pipeline.make_pipeline(sklearn.preprocessing.StandardScaler(), classifier)
-    return float(probe.fit(fit_z, fit_y).score(test_z, test_y))
+    return float(probe.fit(z, y).score(test_z, test_y))
 
 
 @_ALONE
 def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0) -> tuple[float, np.ndarray]:
     """Return how much of the `images` (N, …) a linear map reads off frozen `features` (N, D), and what it reads.
 
-    Half of the samples, drawn by `seed`, fit a ridge regression (features standardised on all; α of 1 to 10⁵, chosen
-    by leaving one out). The share is that of the other half's variance over pixels which it explains, at most
-    1; 0 is no better than the mean image. The pictures (N, …) are of all samples, fitted ones among them.
+    Half of the samples, drawn by `seed`, fit a ridge regression (α of 1 to 10⁵, chosen by leaving one out). The share,
+    at most 1, is that of the other half's variance which it explains; 0 is no better than the mean image. The pictures
+    (N, …) are of all samples, fitted ones among them.
     """
     z, x = _rows(features), np.asarray(images, dtype=np.float64)
     if len(z) != len(x) or len(z) < 4:
@@ -117,9 +108,8 @@ def linear_reconstruction(features: ArrayLike, images: ArrayLike, seed: int = 0)
 def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, seed: int = 0) -> np.ndarray:
     """Return a map (N, 2) of `features` (N, D): `pca`, or `tsne` (van der Maaten & Hinton 2008) begun from PCA.
 
-    Both are scikit-learn's. PCA keeps distances as well as a plane can; t-SNE keeps neighbours, and its distances
-    and sizes mean nothing. Raises ValueError for another method, fewer than 3 points, or a perplexity (about how many
-    neighbours a point has) that is not below the number of points.
+    PCA keeps distances as well as a plane can; t-SNE keeps neighbours, and its distances and sizes mean nothing. Raises
+    ValueError for another method, fewer than 3 points, or a perplexity (neighbours of a point) not below their number.
     """
     z = _rows(features)
     if method not in PROJECTIONS:
@@ -128,15 +118,14 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
         raise ValueError(f"a map takes at least 3 points, but there are {len(z)}")
     if method == "tsne" and not 0 < perplexity < len(z):
         raise ValueError(
-            f"perplexity={perplexity:g} with {len(z)} points: too many neighbours; choose less than {len(z)}"
+            f"perplexity={perplexity:g} with {len(z)} points: a point cannot have that many neighbours; "
+            f"choose less than {len(z)}, a third of it or so"
         )
     z = np.pad(z, ((0, 0), (0, max(0, 2 - z.shape[1]))))
     if method == "pca":
         return sklearn.decomposition.PCA(2, random_state=seed).fit_transform(z)
-    scaled = z / max(z.std(), 1e-12)  # t-SNE has a scale of its own
-    return sklearn.manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed).fit_transform(
-        scaled
-    )
+    tsne = sklearn.manifold.TSNE(2, perplexity=perplexity, init="pca", max_iter=500, random_state=seed)
+    return tsne.fit_transform(z / max(z.std(), 1e-12))  # t-SNE has a scale of its own
 
 
 def _rows(features: ArrayLike) -> np.ndarray:
