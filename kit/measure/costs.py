@@ -4,12 +4,12 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.autograd.profiler import profile, record_function
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces itself on stderr otherwise
@@ -23,8 +23,7 @@ def parameters(module: nn.Module) -> int:
 def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
     """Return the bytes that autograd keeps for the backward pass of `module(*inputs)`; each storage counts once.
 
-    Inputs that are kept count, parameters and buffers do not: they are there anyway. Nothing is computed and no
-    buffer changes: the module runs on PyTorch's meta device, which has shapes and no data.
+    Kept inputs count, parameters and buffers do not. Nothing is computed or changed: all runs on PyTorch's meta device.
     """
     with saved_bytes() as saved:
         state, inputs = on_meta(module, inputs)
@@ -33,17 +32,14 @@ def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
     return saved.total
 
 
-def flops(fn: Callable[[], Any]) -> int:
-    """Return the floating-point operations of `fn()`, forward and backward, as PyTorch's own counter has them.
-
-    It counts matrix products and convolutions, a multiplication with its addition as two; `fn` is really run.
-    """
+def flops(fn: Callable[[], object]) -> int:
+    """Return the FLOPs of `fn()`, which is run, by PyTorch's counter: products and convolutions, 2 a multiply-add."""
     with counting() as counter:
         fn()
     return counter.get_total_flops()
 
 
-def counting() -> Any:
+def counting() -> AbstractContextManager:
     """Return PyTorch's counter of operations: `with counting() as counter`, then `counter.get_total_flops()`."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,20 +50,17 @@ class Saved:
     """Bytes that autograd has kept so far, in `total`; a storage counts the first time it is kept."""
 
     def __init__(self):
-        self.total = 0
-        self._storages = {}
+        self.total, self._storages = 0, {}
 
     def ignore(self, tensors: Iterable[Tensor]) -> None:
         """Do not count the storages of `tensors`."""
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
+        for storage in map(Tensor.untyped_storage, tensors):
             self._storages[storage._cdata] = storage  # held on to, or its address might be used again
 
     def keep(self, tensor: Tensor) -> Tensor:
         """Count what autograd keeps."""
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._storages:
-            self.total += storage.nbytes()
+        if tensor.untyped_storage()._cdata not in self._storages:
+            self.total += tensor.untyped_storage().nbytes()
             self.ignore([tensor])
         return tensor.detach()
 
@@ -82,71 +75,60 @@ def saved_bytes() -> Iterator[Saved]:
 
 def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """Return `module`'s tensors by name, and `inputs`, as meta tensors: what `torch.func.functional_call` takes."""
-    state = {name: _meta(tensor) for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
-    return state, tuple(_meta(tensor) for tensor in inputs)
+    named = [*module.named_parameters(), *module.named_buffers()]
+    state = {name: torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for name, t in named}
+    return state, tuple(torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for t in inputs)
 
 
-def _meta(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
-
-
-def step_seconds(fn: Callable[..., Any], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
+def step_seconds(fn: Callable[..., object], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
     """Return the median seconds of `fn(*prepare())` over `repeats` calls after one warm-up; only `fn` is timed.
 
     Waits for the GPU, where there is one, before and after. Raises ValueError if `repeats` < 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
-    return statistics.median([_seconds(fn, prepare()) for _ in range(repeats + 1)][1:])
+    seconds = []
+    for _ in range(repeats + 1):
+        inputs, start = prepare(), _clock()
+        fn(*inputs)
+        seconds.append(_clock() - start)
+    return statistics.median(seconds[1:])
 
 
-def _seconds(fn: Callable[..., Any], inputs: tuple) -> float:
-    _wait()
-    start = time.perf_counter()
-    fn(*inputs)
-    _wait()
-    return time.perf_counter() - start
-
-
-def _wait() -> None:
+def _clock() -> float:
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    return time.perf_counter()
 
 
-def peak_bytes(fn: Callable[[], Any], device: torch.device | str | None = None, warm_up: int = 0) -> int:
+def peak_bytes(fn: Callable[[], object], device: torch.device | str | None = None, warm_up: int = 0) -> int:
     """Return the peak of tensor memory, in bytes, while `fn()` runs, over the level at its start.
 
-    On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU the running sum of every
-    allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `device`
-    None stands for the CPU. `fn` is called `warm_up` times before. On the CPU the release of a tensor from before
-    the first call is not seen; so give a training step, which releases the last step's gradients, `warm_up=1`.
-    Not for use inside another profiler. Raises ValueError for other devices.
+    On CUDA the caching allocator's own peak (`torch.cuda.max_memory_allocated`), on the CPU (None) the running sum of
+    every allocation and release that PyTorch's profiler records: exact, and independent of what malloc keeps. `fn` is
+    called `warm_up` times before: the CPU's profiler misses the release of what was there before the first call, so a
+    step, which frees the last one's gradients, takes 1. Not inside another profiler. ValueError for other devices.
     """
     device = torch.device(device or "cpu")
-    if device.type == "cuda":
-        return _peak_cuda(fn, device, warm_up)
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={str(device)!r}: peak_bytes measures 'cpu' and 'cuda' only")
-    with profile(profile_memory=True) as recorded:
+    with profile(profile_memory=True, enabled=device.type == "cpu") as recorded:
         for _ in range(warm_up):
             fn()
+        if device.type == "cuda":
+            return _peak_cuda(fn, device)
         with record_function("peak_bytes"):
             fn()
-    return _highest(recorded.kineto_results.events())
-
-
-def _highest(events: list) -> int:
-    """Return the highest running sum of the allocations recorded since the mark `peak_bytes`."""
+    events = recorded.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "peak_bytes")
-    memory = [event for event in events if event.name() == "[memory]" and event.start_ns() >= start]
-    memory = [event for event in memory if event.device_type() == torch.autograd.DeviceType.CPU]
-    steps = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
-    return max(accumulate(steps, initial=0))
+    memory = [
+        e for e in events if e.name() == "[memory]" and e.start_ns() >= start and e.device_type() == DeviceType.CPU
+    ]
+    changes = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    return max(accumulate(changes, initial=0))
 
 
-def _peak_cuda(fn: Callable[[], Any], device: torch.device, warm_up: int) -> int:
-    for _ in range(warm_up):
-        fn()
+def _peak_cuda(fn: Callable[[], object], device: torch.device) -> int:
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     start = torch.cuda.memory_allocated(device)

@@ -1,53 +1,49 @@
 """What training will take, before anything is allocated: peak bytes and FLOPs of one step, block by block.
 
-    memory.plan(net, (1024, 3, 32, 32)).table
+    memory.plan(net, (1024, 3, 32, 32)).table  # a net too large for memory is built `with memory.on_paper():`
 
-    with memory.on_paper():  # where even the net is too large: tensors with shapes and no data
-        net = kit.decouple(kit.split(kit.backbone("resnet110"), 4, x, "memory"), "deinforeg", 10, x)
-
-The blocks take their own `step` on PyTorch's fake tensors, and a dispatch mode adds up the storages that are alive.
-PyTorch's own tracker, `torch.distributed._tools.mem_tracker`, sees the same storages, but its hooks on modules hold
-gradients for longer than training does, and no tracker sees what kernels take for themselves: `scratch` adds that.
+Blocks take their own `step` on fake tensors, and a dispatch mode adds up the storages that are alive. PyTorch's own
+`torch.distributed._tools.mem_tracker` holds gradients too long, and does not see what kernels take (`scratch`).
 """
-
-from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
+
+from kit.block import Block
+from kit.net import Net
 
 KINDS = ("parameters", "buffers", "optimizer", "gradients", "activations")
 """What a byte is for. Inputs, labels and what lives for a moment inside a step count as activations."""
 
-STAYING = KINDS[:3]
-"""What is there between steps as well; a block's step adds its gradients and activations to all blocks' of these."""
+STAYING = KINDS[:3]  # what there is between steps as well
 
 aten = torch.ops.aten
 READING = {aten._local_scalar_dense, aten.item, aten.is_nonzero}
 UPDATING = {aten._fused_sgd_, aten._fused_adam_, aten._fused_adamw_}  # in place; not all of them have shape rules
 COPYING = {aten.convolution, aten.convolution_backward, aten.native_batch_norm_backward, aten.upsample_bilinear2d}
+_paper = partial(FakeTensorMode, allow_fallback_kernels=False)  # they would run what has no shape rules on real tensors
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """Bytes that training takes on batches of one shape, in the second step and all later ones."""
 
     batch_shape: tuple[int, ...]
-
     blocks: tuple[dict[str, int], ...]
-    """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients,
-    its activations, and `peak`: all that is alive then, other blocks' parameters, buffers and states included. `flops`
-    are those of its step as PyTorch's counter has them: convolutions and matrix products, two to a multiply-add."""
+    """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients, its
+    activations, and `peak`: all that is alive then, in all blocks. `flops` are those of its step: `costs.flops`."""
 
     @property
     def peak(self) -> int:
@@ -77,73 +73,47 @@ def on_paper() -> Iterator[None]:
         yield
 
 
-def _paper() -> FakeTensorMode:
-    return FakeTensorMode(allow_fallback_kernels=False)  # else an operation without shape rules runs on real tensors
-
-
-def _copied(net: nn.Module, mode: FakeTensorMode) -> nn.Module:
-    """Return a copy of the net, optimizers included, in tensors without data."""
-    with FakeCopyMode(mode):
-        twin = copy.deepcopy(net)
-    for old, new in zip(net, twin, strict=True):  # copying an optimizer forgets what its own class added, as LARS does
-        lost = vars(old.optimizer).keys() - vars(new.optimizer).keys()
-        kept = {name: vars(old.optimizer)[name] for name in lost}
-        vars(new.optimizer).update({name: value for name, value in kept.items() if not callable(value)})
-    return twin
-
-
-def plan(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Plan:
-    """Predict the peak bytes of training `net` (kit.Net) on inputs of `batch_shape` (B, …) and `dtype`.
+def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> MemoryPlan:
+    """Predict the peak bytes of training `net` on inputs of `batch_shape` (B, …) and `dtype`.
 
     `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
     allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
     Raises ValueError for a shape that the net does not take.
     """
-    with _stepped(net, batch_shape, dtype) as (net, signal, tally):
-        blocks = []
-        for block in net:
-            own = _Tally()
-            own.keep(_held(block))
-            tally.start()
-            signal = block.step(signal)
-            row = {kind: own.live[kind] for kind in STAYING}
-            row |= {kind: tally.peak[kind] for kind in KINDS if kind not in STAYING}
-            blocks.append(row | {"peak": sum(tally.peak.values()), "flops": tally.flops})
-    return Plan(tuple(batch_shape), tuple(blocks))
-
-
-@contextmanager
-def _stepped(net: nn.Module, batch_shape: Sequence[int], dtype: torch.dtype) -> Iterator[tuple]:
-    """Copy `net` onto paper and take one step, which makes optimizer states; give it, the next signal and the tally."""
-    device = next(net.parameters()).device
-    first = next(net.parameters())
+    first, rows = next(net.parameters()), []
     mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
-    net = _copied(net, mode)
+    with FakeCopyMode(mode):
+        net = copy.deepcopy(net).train()
     with mode, _Tally() as tally:
-        try:
-            x = torch.empty(tuple(batch_shape), dtype=dtype, device=device)
-            y = torch.empty(len(x), dtype=torch.int64, device=device)
-            net.train().step(x, y)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(
-                f"batch_shape={tuple(batch_shape)} and {dtype}, but the net does not train on such a batch: {reason}. "
-                "Give the whole shape, batch first, of inputs as the net takes them"
-            ) from error
-        tally.keep(_held(net))
+        x, y = _first_step(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
+        signal = net.signal(x, y)
+        for block in net:
+            tally.keep(block)
         for p in net.parameters():
             p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
-        yield net, net.signal(x, y), tally
+        for block in net:
+            own = _Tally()
+            own.keep(block)
+            tally.start()
+            signal = block.step(signal)
+            counted = [*own.alive.values(), *(part for part in tally.at_peak if part[0] not in STAYING)]
+            row = {kind: sum(size for of, size, *_ in counted if of == kind) for kind in KINDS}
+            rows.append(row | {"peak": tally.peak, "flops": tally.flops})
+    return MemoryPlan(tuple(batch_shape), tuple(rows))
 
 
-def _held(part: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that a net or a block holds between steps, each with its kind."""
-    yield from (("parameters", tensor) for tensor in part.parameters())
-    yield from (("buffers", tensor) for tensor in part.buffers())
-    for module in part.modules():
-        if isinstance(optimizer := getattr(module, "optimizer", None), torch.optim.Optimizer):
-            states = (value for state in optimizer.state.values() for value in state.values())
-            yield from (("optimizer", value) for value in states if isinstance(value, Tensor))
+def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Take the step that makes optimizer states; return its batch."""
+    try:
+        x = torch.empty(batch_shape, dtype=dtype, device=net.device)
+        y = torch.empty(len(x), dtype=torch.int64, device=net.device)
+        net.step(x, y)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: "
+            f"{str(error).strip().splitlines()[0]}. Give the whole shape, batch first, of inputs as the net takes them"
+        ) from error
+    return x, y
 
 
 class _Blind(TorchDispatchMode):
@@ -151,68 +121,52 @@ class _Blind(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
-            kind = args[0].dtype
-            return 1.0 if kind.is_floating_point else False if kind == torch.bool else 0
+            return 1.0 if args[0].dtype.is_floating_point else False if args[0].dtype == torch.bool else 0
         if func._overloadpacket in UPDATING and isinstance(args[0][0], FakeTensor):
             return None
         return func(*args, **(kwargs or {}))
 
 
 class _Tally(_Blind):
-    """Bytes of the storages alive, by kind, and what there was of each when there was most of all together."""
+    """Bytes of the storages alive, by kind, and of those that were alive when there was most."""
 
     def __init__(self):
         super().__init__()
-        self.live = dict.fromkeys(KINDS, 0)
+        self.alive: dict[int, list] = {}  # by address: kind, bytes, and the reference that hears of its end
+        self.level = 0
         self.start()
-        self._kinds: dict[int, str] = {}
-        self._watched: dict[int, weakref.ref] = {}
+
+    def start(self) -> None:
+        """Look for the peak and count operations from now on."""
+        self.peak, self.at_peak, self.flops = self.level, [*self.alive.values()], 0
+
+    def keep(self, block: Block) -> None:
+        """Count what the block holds between steps."""
+        held = [*block.parameters()], [*block.buffers()], [*block.optimizer.state.values()]
+        for kind, tensors in zip(STAYING, held, strict=True):
+            tree_map_only(Tensor, partial(self.count, kind=kind), tensors)
 
     def count(self, tensor: Tensor, kind: str = "activations") -> None:
         """Count the tensor's storage until it is freed; one that is counted already moves to `kind`."""
         storage = tensor.untyped_storage()
         place, size = storage._cdata, storage.nbytes()
-        if place in self._kinds:
-            if kind != "activations":
-                for bytes_of in (self.live,) if place in self._since_peak else (self.live, self.peak):
-                    bytes_of[self._kinds[place]] -= size
-                    bytes_of[kind] += size
-                self._kinds[place] = kind
-            return
-        self._since_peak.add(place)
-        self._kinds[place] = kind
-        self.live[kind] += size
-        self._watched[place] = weakref.ref(storage, lambda _: self._freed(place, size))
+        if place not in self.alive:
+            self.alive[place] = [kind, size, weakref.ref(storage, lambda _: self._freed(place))]
+            self.level += size
+        elif kind != "activations":
+            self.alive[place][0] = kind
 
-    def keep(self, held: Iterable[tuple[str, Tensor]]) -> None:
-        """Count tensors of given kinds."""
-        for kind, tensor in held:
-            self.count(tensor, kind)
-
-    def start(self) -> None:
-        """Look for the peak and count operations from now on."""
-        self.peak, self.flops = dict(self.live), 0
-        self._since_peak: set[int] = set()  # storages made later than the peak
-
-    def _freed(self, place: int, size: int) -> None:
-        self.live[self._kinds.pop(place)] -= size
-        del self._watched[place]
+    def _freed(self, place: int) -> None:
+        self.level -= self.alive.pop(place)[1]
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self.count(value)
-        self._look(scratch(func, args, result))
+        tree_map_only(Tensor, self.count, result)
+        if self.level + (extra := scratch(func, args, result)) > self.peak:
+            self.peak, self.at_peak = self.level + extra, [*self.alive.values(), ("activations", extra)]
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
-
-    def _look(self, extra: int) -> None:
-        if sum(self.live.values()) + extra > sum(self.peak.values()):
-            self.peak = dict(self.live)
-            self.peak["activations"] += extra
-            self._since_peak.clear()
 
 
 def scratch(func, args: Sequence, result) -> int:
@@ -220,7 +174,7 @@ def scratch(func, args: Sequence, result) -> int:
 
     oneDNN copies contiguous maps into a layout of its own: convolution forward the input and the weight, or the
     result; backward the input and the gradient. Batch norm's backward and bilinear upsampling work on copies, too.
-    Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels or more.
+    Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels up.
     """
     kernel, first = func._overloadpacket, args[0] if args else None
     if kernel not in COPYING or first.device.type != "cpu" or not first.is_contiguous():

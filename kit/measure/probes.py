@@ -1,131 +1,145 @@
 """Probes: context managers that hook a module, measure while it trains, and leave nothing behind.
 
-    with gradients(model) as readings:
-        …train as ever…
+    with gradients(model) as readings: …train as ever…
     readings.table  # step, depth, layer, metric, value
 
-A probe reads; it changes no weight, buffer, gradient or random number, and its hooks go when the block ends, however
-it ends. Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10`
-reads each tenth step only.
+A probe changes no weight, buffer, gradient or random number, and its hooks go when the block ends, however it ends.
+Reading 30 layers of 128 units costs 15 to 30 % of a step on the CPU, less of larger layers; `every=10`, a tenth.
 """
 
-from __future__ import annotations
-
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.linalg import vector_norm
-from torch.utils.hooks import RemovableHandle
 
 from kit.errors import unknown
+from kit.net import Net
+from kit.shapes import Axes, Shape, channels_first
 
-COLUMNS = ("step", "depth", "layer", "metric", "value")
+Layers = str | Iterable[str] | None
+"""Names as in `model.named_modules()`, patterns such as `"*.body.*"`, or None: the layers that a probe is made for."""
 
-measuring: ContextVar[bool] = ContextVar("measuring", default=False)
-"""True while a probe runs the model for a purpose of its own, which the other probes then do not count."""
+norm = partial(torch.linalg.vector_norm, dtype=torch.float64)  # squares of vanished gradients are no float32 numbers
+
+measuring: ContextVar[bool] = ContextVar("measuring", default=False)  # whether a probe runs the model for itself
 
 
 class Readings:
     """What a probe has read so far. Numbers stay on their device until `table` is asked for."""
 
-    def __init__(self, layers: Sequence[str]):
+    def __init__(self, layers: Iterable[str]):
         self.depths = {layer: depth for depth, layer in enumerate(layers, 1)}
         self.values: dict[tuple[int, str, str], Tensor] = {}
+
+    def keep(self, layer: str, step: int, **metrics: Tensor) -> None:
+        """Take down a layer's metrics at a step, scalars by name."""
+        self.values |= {(step, layer, metric): value for metric, value in metrics.items()}
 
     @property
     def table(self) -> pd.DataFrame:
         """A row per (step, depth, layer, metric): steps from 0, depths from 1 in the order of the layers."""
-        numbers = [float(value) for value in self.values.values()]
-        rows = [(s, self.depths[layer], layer, m, v) for (s, layer, m), v in zip(self.values, numbers, strict=True)]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values(["step", "metric", "depth"], ignore_index=True)
+        rows = [(step, self.depths[layer], layer, m, float(v)) for (step, layer, m), v in self.values.items()]
+        table = pd.DataFrame(rows, columns=["step", "depth", "layer", "metric", "value"])
+        return table.sort_values(["step", "metric", "depth"], ignore_index=True)
 
 
 @contextmanager
-def gradients(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
+def gradients(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterator[Readings]:
     """Read each layer's gradient in every `every`-th backward pass.
 
     Metrics: `gradient`, the norm of the loss's gradient by the layer's own parameters (weight and bias as one vector);
     `weight`, the norm of those parameters; `ratio`, the first over the second; `output_gradient`, the norm of the
     loss's gradient by the layer's output, for the whole batch. They are autograd's own, before clipping and the step.
-
-    `layers` are names as in `model.named_modules()`, or patterns such as `"*.body.*"`; by default every layer that has
-    parameters of its own. A layer named in full may be a container: it has an `output_gradient` only.
+    By default every layer that has parameters of its own; a container, named in full, has an `output_gradient` only.
     Raises ValueError for a model without parameters and for a name that does not exist, with the nearest one.
     """
-    if not any(True for _ in model.parameters()):
+    if not [*model.parameters()]:
         raise ValueError(f"{type(model).__name__} has no parameters, so there is no gradient to read")
-    chosen = select(model, layers, lambda module: any(True for _ in module.parameters(recurse=False)))
-    readings = Readings(list(chosen))
-    live: dict[str, RemovableHandle] = {}
-    with ExitStack() as hooks:
-        hooks.callback(lambda: [handle.remove() for handle in live.values()])
-        for name, module in chosen.items():
-            for parameter in module.parameters(recurse=False):
-                if parameter.requires_grad:
-                    reader = _parameter_reader(readings, name, every)
-                    hooks.callback(parameter.register_post_accumulate_grad_hook(reader).remove)
-            hooks.callback(module.register_forward_hook(_output_reader(readings, name, every, live)).remove)
-        yield readings
+    chosen = select(model, layers, lambda module: [*module.parameters(recurse=False)])
+    readings, live = Readings(chosen), {}
 
+    def follow(layer: str, step: int, output: Tensor) -> None:
+        live[layer] = output.register_hook(lambda grad: readings.keep(layer, step, output_gradient=norm(grad)))
 
-def _parameter_reader(readings: Readings, layer: str, every: int) -> Callable[[Tensor], None]:
-    steps = count()
-
-    def read(parameter: Tensor) -> None:
+    def read_parameter(layer: str, steps: Iterator[int], parameter: Tensor) -> None:
         if (step := next(steps)) % every:
             return
         values = readings.values
         for metric, tensor in (("gradient", parameter.grad), ("weight", parameter.detach())):
-            # In float64: the squares of a vanished gradient are no float32 numbers any more.
-            norm, key = vector_norm(tensor, dtype=torch.float64), (step, layer, metric)
-            values[key] = torch.hypot(values[key], norm) if key in values else norm
+            key, own = (step, layer, metric), norm(tensor)
+            values[key] = torch.hypot(values[key], own) if key in values else own
         values[step, layer, "ratio"] = values[step, layer, "gradient"] / values[step, layer, "weight"]
 
-    return read
+    with ExitStack() as hooks:
+        hooks.callback(lambda: [handle.remove() for handle in live.values()])
+        _hook_outputs(hooks, chosen, every, lambda module, h: h.requires_grad, follow)
+        for name, module in chosen.items():
+            for p in filter(lambda p: p.requires_grad, module.parameters(recurse=False)):
+                hooks.enter_context(p.register_post_accumulate_grad_hook(partial(read_parameter, name, count())))
+        yield readings
 
 
-def _output_reader(readings: Readings, layer: str, every: int, live: dict[str, RemovableHandle]) -> Callable[..., None]:
-    steps = count()
+def _hook_outputs(hooks: ExitStack, modules: dict, every: int, counts: Callable, read: Callable) -> None:
+    """Until `hooks` end, `read(layer, step, output)` at every `every`-th of the forward passes that count."""
 
-    def attach(module: nn.Module, inputs: tuple, output: object) -> None:
-        tensor = first_tensor(output)
-        if measuring.get() or tensor is None or not tensor.requires_grad:
-            return
-        if (step := next(steps)) % every == 0:
-            live[layer] = tensor.register_hook(partial(keep, step))
+    def hook(layer: str, steps: Iterator[int], module: nn.Module, inputs: tuple, output: object) -> None:
+        h = output[0] if isinstance(output, tuple | list) and output else output  # LSTMs give their state as well
+        if isinstance(h, Tensor) and not measuring.get() and counts(module, h) and (step := next(steps)) % every == 0:
+            read(layer, step, h)
 
-    def keep(step: int, gradient: Tensor) -> None:
-        readings.values[step, layer, "output_gradient"] = vector_norm(gradient, dtype=torch.float64)
-
-    return attach
+    for layer, module in modules.items():
+        hooks.enter_context(module.register_forward_hook(partial(hook, layer, count())))
 
 
-def gradient_profile(net: nn.Module, x: Tensor, y: Tensor, layers: str | Iterable[str] = "*.body.*") -> pd.DataFrame:
+@contextmanager
+def activations(model: nn.Module, layers: Layers = None, every: int = 1) -> Iterator[Readings]:
+    """Read each layer's output in every `every`-th forward pass in training mode.
+
+    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels, wherever a layer
+    has them) whose output is one and the same number for the whole batch, so that nothing behind them can tell two
+    samples apart. By default every layer that holds no others. Raises ValueError for an unknown name.
+    """
+    chosen = select(model, layers, lambda module: not [*module.children()])
+    readings = Readings(chosen)
+
+    def read(layer: str, step: int, output: Tensor) -> None:
+        h = output.detach().float()
+        readings.keep(layer, step, mean=h.mean(), variance=h.var(correction=0), dead=dead_share(h, axes.shape(output)))
+
+    with ExitStack() as hooks, Axes() as axes:
+        _hook_outputs(hooks, chosen, every, lambda module, h: module.training and h.ndim > 1, read)
+        yield readings
+
+
+def dead_share(h: Tensor, shape: Shape | None = None) -> Tensor:
+    """Return the share of units (channels) that are constant over the batch, for `h` (B, *shape); see `Shape`."""
+    units = channels_first(h, shape or Shape(h.shape[1:])).transpose(0, 1).flatten(1)
+    return (units.amax(1) == units.amin(1)).float().mean()
+
+
+def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: Layers = "*.body.*") -> pd.DataFrame:
     """Return depth, layer, metric, value: the norm of every layer's local gradient in a kit net for one batch.
 
     The same numbers as a `gradients` probe reads in the next step, without taking it. Changes nothing.
     """
-    chosen = select(net, layers, lambda module: any(True for _ in module.parameters(recurse=False)))
-    own = {name: list(module.parameters(recurse=False)) for name, module in chosen.items()}
-    norms, signal = {}, net.signal(x, y)
+    chosen = select(net, layers, lambda module: [*module.parameters(recurse=False)])
+    own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in chosen.items()}
+    readings = Readings(chosen)
     with untouched(net):
-        for block in net:
-            here = {id(parameter) for parameter in block.parameters()}
-            names = [name for name, parameters in own.items() if id(parameters[0]) in here]
-            h, terms = block.losses(signal)
-            found = flat_gradients(weighted(block, terms), [own[name] for name in names])
-            norms |= dict(zip(names, (vector_norm(gradient) for gradient in found), strict=True))
-            signal = signal.advance(h)
-    rows = [(depth, name, "gradient", float(norms[name])) for depth, name in enumerate(chosen, 1)]
-    return pd.DataFrame(rows, columns=["depth", "layer", "metric", "value"])
+        for visit in net.walk(net.signal(x, y), losses=True):
+            here, total = {*visit.block.parameters()}, visit.block.objective.total(visit.terms)
+            groups = {name: weights for name, weights in own.items() if weights and weights[0] in here}
+            found = iter(differentiate(total, [weight for group in groups.values() for weight in group]))
+            for name, group in groups.items():
+                readings.keep(name, 0, gradient=norm(flat([next(found) for _ in group])))
+    return readings.table.drop(columns="step")
 
 
 @contextmanager
@@ -138,86 +152,37 @@ def untouched(net: nn.Module) -> Iterator[None]:
             yield
     finally:
         measuring.reset(token)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
-def weighted(block: nn.Module, terms: Mapping[str, Tensor]) -> Tensor:
-    """Return a kit block's local loss: its terms, weighted as its step weights them."""
-    return sum(block.objective.weights.get(name, 1.0) * term for name, term in terms.items())
+def differentiate(output: Tensor, inputs: list[Tensor], gradient: Tensor | None = None, retain: bool = False) -> list:
+    """Return the gradient of `output` (times `gradient`) by each input, zeros where there is none; `.grad` stays."""
+    asking = [tensor for tensor in inputs if tensor.requires_grad]
+    options = {"retain_graph": retain, "allow_unused": True, "materialize_grads": True}
+    found = iter(torch.autograd.grad(output, asking, gradient, **options) if asking else ())
+    return [next(found) if tensor.requires_grad else torch.zeros_like(tensor) for tensor in inputs]
 
 
-def flat_gradients(loss: Tensor, groups: Sequence[Sequence[nn.Parameter]]) -> list[Tensor]:
-    """Return the gradient of `loss` by each group of parameters, as one float64 vector each; `.grad` stays as it is."""
-    parameters = [parameter for group in groups for parameter in group]
-    found = iter(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-    nothing = torch.zeros(0, dtype=torch.float64)
-    return [torch.cat([nothing, *(next(found).flatten().double() for _ in group)]) for group in groups]
+def flat(gradients: list[Tensor]) -> Tensor:
+    """Return `gradients` as one float64 vector."""
+    return torch.cat([gradient.flatten().double() for gradient in gradients] or [torch.zeros(0).double()])
 
 
-@contextmanager
-def activations(model: nn.Module, layers: str | Iterable[str] | None = None, every: int = 1) -> Iterator[Readings]:
-    """Read each layer's output in every `every`-th forward pass in training mode.
-
-    Metrics: `mean` and `variance` of all numbers in the output; `dead`, the share of units (channels of a map) whose
-    output is one and the same number for the whole batch, so that nothing behind them can tell two samples apart.
-    `layers` as for `gradients`; by default every layer that holds no others. Raises ValueError for an unknown name.
-    """
-    chosen = select(model, layers, lambda module: not any(True for _ in module.children()))
-    readings = Readings(list(chosen))
-    with ExitStack() as hooks:
-        for name, module in chosen.items():
-            hooks.callback(module.register_forward_hook(_activation_reader(readings, name, every)).remove)
-        yield readings
-
-
-def _activation_reader(readings: Readings, layer: str, every: int) -> Callable[..., None]:
-    steps = count()
-
-    def read(module: nn.Module, inputs: tuple, output: object) -> None:
-        tensor = first_tensor(output)
-        if measuring.get() or tensor is None or not module.training:
-            return
-        if (step := next(steps)) % every == 0:
-            h = tensor.detach().float()
-            readings.values[step, layer, "mean"] = h.mean()
-            readings.values[step, layer, "variance"] = h.var(correction=0)
-            readings.values[step, layer, "dead"] = dead_share(h)
-
-    return read
-
-
-def dead_share(h: Tensor) -> Tensor:
-    """Return the share of units that are constant over the batch, for `h` (B, D), (B, T, D) or (B, C, H, W)."""
-    units = h.movedim(1 if h.ndim == 4 else -1, 0).flatten(1)
-    return (units.amax(1) == units.amin(1)).float().mean()
-
-
-def first_tensor(output: object) -> Tensor | None:
-    """Return a layer's output where that is a tensor, or the first tensor of a tuple, as LSTMs give."""
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output if isinstance(output, Tensor) else None
-
-
-def select(
-    model: nn.Module, layers: str | Iterable[str] | None, default: Callable[[nn.Module], bool]
-) -> dict[str, nn.Module]:
+def select(model: nn.Module, layers: Layers, default: Callable[[nn.Module], object]) -> dict[str, nn.Module]:
     """Return the modules named or matched by `layers`, in the model's order; None and patterns take `default` ones."""
-    modules = dict(model.named_modules(remove_duplicate=True))
+    modules = dict(model.named_modules())
     usual = [name for name, module in modules.items() if default(module)]
-    wanted = ["*"] if layers is None else [layers] if isinstance(layers, str) else list(layers)
     chosen = set()
-    for name in wanted:
-        matches = [name] if name in modules else [other for other in usual if fnmatchcase(other, name)]
+    for name in ["*"] if layers is None else [layers] if isinstance(layers, str) else layers:
+        matches = [name] if name in modules else fnmatch.filter(usual, name)
         if not matches:
-            near = difflib.get_close_matches(name, [m for m in modules if m], n=5, cutoff=0.0)
+            near = difflib.get_close_matches(name, filter(None, modules), n=5, cutoff=0.0)
             raise unknown(f"layer of {type(model).__name__}", name, near)
-        chosen |= set(matches)
-    return {name: modules[name] for name in modules if name in chosen}
+        chosen.update(matches)
+    return {name: module for name, module in modules.items() if name in chosen}
 
 
-def stages(net: nn.Module) -> list[str]:
+def stages(net: Net) -> list[str]:
     """Return the names of a kit net's stages, first to last; at the end of each there is an exit."""
     return [f"blocks.{b}.body.{s}" for b, block in enumerate(net) for s in range(len(block.body))]

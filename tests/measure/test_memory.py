@@ -48,6 +48,29 @@ def test_plan_is_within_ten_percent_of_the_allocators_peak(method, num_blocks, s
     assert plan.peak == pytest.approx(measured, rel=0.1)
 
 
+def test_plan_of_tokens():
+    """Inputs are numbers of words: (B, T) int64."""
+    torch.manual_seed(0)
+    stages = [nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 32)), nn.Sequential(nn.ReLU(), nn.Linear(32, 32))]
+    net = kit.decouple(stages, "greedy", 4, torch.zeros(2, 24, dtype=torch.int64))
+    x, y = torch.randint(0, 50, (64, 24)), torch.arange(64) % 4
+    plan = memory.plan(net, (64, 24), torch.int64)
+    net.step(x, y)
+    assert plan.staying == held(net)
+    measured = held(net) + x.nbytes + y.nbytes + peak_bytes(lambda: net.step(x, y), warm_up=1)
+    assert plan.peak == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lars"])
+def test_every_optimizer_can_be_planned(optimizer, precision):
+    net = kit.decouple([nn.Linear(64, 64), nn.Linear(64, 10)], "greedy", 10, torch.zeros(2, 64), optimizer=optimizer,
+                       precision=precision)  # fmt: skip
+    plan = memory.plan(net, (8, 64))
+    net.step(torch.rand(8, 64), torch.arange(8))
+    assert plan.staying == held(net)
+
+
 def test_plan_by_block_of_known_layers():
     """Two Linear layers without bias, plain SGD with momentum: every byte by hand."""
     stages = [nn.Linear(64, 256, bias=False), nn.Linear(256, 10)]
