@@ -21,7 +21,7 @@ from kit.pipeline.ranks import all_gather
 from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
 from kit.pipeline.transport import Receiver, Sender
-from kit.splitting.split import choose, cut_points, split
+from kit.splitting.split import choose_cuts, cut_points, split
 
 MICRO = (2, 4, 8, 16)
 
@@ -61,7 +61,7 @@ class Rank:
         return decouple(stages, method, self.settings["num_classes"], self.x[:2], optimizer="sgd", lr=0.01)
 
     def backprop_cut(self) -> list[str]:
-        return choose(self.model(), 2, self.x, "time")
+        return choose_cuts(self.model(), 2, self.x, "time")
 
     def decoupled_cut(self) -> list[str]:
         """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""

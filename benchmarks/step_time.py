@@ -3,7 +3,7 @@
     python benchmarks/step_time.py [--quick] [--out FILE]
 
 `plain` is PyTorch as it comes: fp32, contiguous tensors, the system's allocator. `auto` is the kit's default: bf16 and
-channels-last where the processor has units for it, one-pass optimizers, and the allocator settings of `kit.cpu_allocator`. Each
+channels-last where the processor has units for it, one-pass optimizers, and `kit.cpu_allocator`'s settings. Each
 case lives in a process of its own, and the processes take their steps in turn, so that a busy machine is busy for all.
 Paper's sizes: vgg-paper, width 1, 3×32×32, batch 128, projectors 2048-2048-2048, LARS. The last row is what the machine
 itself gains from bf16, in a product of two large matrices: a bound for convolutions, which differs from host to host.

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kit.data.data_settings import DataSettings
 from kit.data.dataset import Data, Split
 from kit.data.image_files import ImageFiles
 from kit.data.noise import check_labels, flip_labels
 from kit.data.readers import DATASETS
-from kit.data.data_settings import DataSettings
 from kit.data.stratified import stratified
 from kit.seeds import derive, generator
 from kit.settings import Folder, accept

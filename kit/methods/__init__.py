@@ -18,7 +18,7 @@ from kit.methods.method import Method
 from kit.net import Net
 from kit.plan import Plan, widest
 from kit.shapes import Shape, output_shapes
-from kit.splitting.tracing import split_classifier
+from kit.splitting.stage import split_classifier
 
 REGISTRY: Mapping[str, Method] = MappingProxyType(
     {

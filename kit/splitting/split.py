@@ -9,7 +9,7 @@ from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
 from kit.splitting.verify import verify
 
-__all__ = ["BALANCES", "balanced", "choose", "cut_points", "split", "split_classifier"]
+__all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
 
 def split(
@@ -34,7 +34,7 @@ def split(
     return stages_between(traced.root, lines, cuts)
 
 
-def choose(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
+def choose_cuts(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
     """Return the points where `split` would cut, to be cut at again with `at`; measured times vary."""
     _, lines, cuts = _cut(model, num_blocks, example, balance, None)
     return [lines[True].name_of(cut) for cut in cuts]

@@ -12,7 +12,7 @@ from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
 from kit.splitting import paper_cuts
-from kit.splitting.split import choose, split
+from kit.splitting.split import choose_cuts, split
 from kit.train import checkpoint
 from kit.train.config import RunConfig
 from kit.train.ends import FromData
@@ -66,7 +66,7 @@ def measured_cuts(config: RunConfig, loaded: Data) -> list[str] | None:
     if config.folder and (path := checkpoint.latest(config.folder)):
         return checkpoint.load(path, ["run"])[0]["cuts"]
     example = torch.zeros(min(config.batch_size, 32), *loaded.shape, device=config.resolved_device())
-    return choose(_model(config, loaded), config.num_blocks, example, "time")
+    return choose_cuts(_model(config, loaded), config.num_blocks, example, "time")
 
 
 def _model(config: RunConfig, loaded: Data) -> nn.Module:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torchvision.ops import StochasticDepth
 
 from kit.measure import memory
-from kit.splitting.split import choose, cut_points, split, split_classifier
+from kit.splitting.split import choose_cuts, cut_points, split, split_classifier
 
 torch.set_num_threads(1)
 
@@ -232,7 +232,7 @@ def state(model):
         lambda model, x: split(model, None, x, at=["nothing"]),
         lambda model, x: split(model, 20, x),
         lambda model, x: split(model, 2, x[:, :3]),
-        lambda model, x: choose(model, 2, x, "memory"),
+        lambda model, x: choose_cuts(model, 2, x, "memory"),
         lambda model, x: cut_points(model, x),
         lambda model, x: split_classifier(model, 4),
     ],
