@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from kit.files import temporary_folder
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
 from kit.settings import accept
@@ -47,14 +47,14 @@ def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **o
     """
     given = Options(**accept("option of launch:", options, Options))
     check_stages(config, num_stages)
-    with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
-        settings = Path(folder, "config.json")
+    with temporary_folder("kit-pipeline") as folder:
+        settings = folder / "config.json"
         settings.write_text(json.dumps(config.plain()))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(given).items() if value is not None]
         # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
         command = ["-m", "kit.cpu_allocator", sys.executable, "-m", "kit.pipeline", str(settings), *flags]
         num_ranks = num_stages * given.num_replicas
-        start_ranks(sys.executable, [*command, "--record", folder], num_ranks, max_restarts, folder)
+        start_ranks(sys.executable, [*command, "--record", str(folder)], num_ranks, max_restarts, str(folder))
         return History.load(folder)
 
 

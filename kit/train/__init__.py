@@ -92,8 +92,7 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
         if config.folder:
             checkpoint.sweep_drafts(config.folder)
         source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
-        with source:
-            return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
+        return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
 def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:

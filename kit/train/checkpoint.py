@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kit.files import why_not_written
 from kit.train.ends import ALONE
 
 FORMAT = "decoupled-kit checkpoint 2"
@@ -39,7 +40,7 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
                 torch.save({"format": FORMAT, **state}, file)
                 os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the archive's writer turns a full disk into a RuntimeError
-        failure = _why(error, home)
+        failure = why_not_written(error, home)
     failures = {rank: why for rank, why in enumerate(ranks.gather(failure, "writing a checkpoint")) if why}
     if ranks.is_main and failures:
         shutil.rmtree(draft, ignore_errors=True)
@@ -49,12 +50,23 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
         kept = f"the last complete one is {before}" if before else "there is none before it"
         raise OSError(f"the checkpoint {final} could not be written by rank {rank} ({why}); {kept}")
     if ranks.is_main:
-        if final.exists():  # of a run that was killed right after: this one was made anew, with the same bits
-            shutil.rmtree(final)
-        draft.rename(final)
-        for old in _complete(folder, kind)[:-1]:
-            shutil.rmtree(old)
+        _put_in_place(draft, final)
+        _remove_older(folder, kind)
     ranks.gather(None, "putting a checkpoint in place")  # nobody begins the next before this one is in place
+
+
+def _put_in_place(draft: Path, final: Path) -> None:
+    if not final.exists():
+        draft.rename(final)
+        return
+    for file in draft.iterdir():  # made anew after a kill, so of the same bits: file by file, it is never gone
+        file.replace(final / file.name)
+    draft.rmdir()
+
+
+def _remove_older(folder: Path, kind: str) -> None:
+    for old in _complete(folder, kind)[:-1]:
+        shutil.rmtree(old)
 
 
 def load(path: Path, keys: Iterable[str], device: torch.device | str = "cpu") -> list[dict]:
@@ -95,9 +107,11 @@ def weights(folder: str | os.PathLike, kind: str = "best") -> dict[str, Tensor]:
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Remove checkpoints that killed processes left half written."""
+    """Remove checkpoints that killed processes left half written or half removed."""
     for draft in (folder / "checkpoint").glob(".*-*"):
         shutil.rmtree(draft)
+    for kind in ("step", "best"):
+        _remove_older(folder, kind)
 
 
 def check_identity(path: Path, identity: Mapping, saved: Mapping) -> None:
@@ -110,10 +124,3 @@ def check_identity(path: Path, identity: Mapping, saved: Mapping) -> None:
 
 def _complete(folder: Path, kind: str) -> list[Path]:
     return sorted((folder / "checkpoint").glob(f"{kind}-*"))
-
-
-def _why(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    free = shutil.disk_usage(folder).free if folder.exists() else 0
-    return f"{free / 2**20:.0f} MiB are free there; {str(error).splitlines()[0]}"
