@@ -32,7 +32,23 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
     """
     home = folder / "checkpoint"
     draft, final, kind = home / f".{name}", home / name, name.partition("-")[0]
+    told = ranks.gather([_write(draft, states), list(states)], "writing a checkpoint")
     failure = None
+    if ranks.is_main:
+        if failure := _failure(draft, told):
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            _put_in_place(draft, final)
+            _remove_older(folder, kind)
+    failure = ranks.gather(failure, "putting a checkpoint in place")[0]  # nobody begins the next before it is there
+    if failure:
+        before = latest(folder, kind)
+        kept = f"the last complete one is {before}" if before else "there is none before it"
+        raise OSError(f"the checkpoint {final} could not be written{failure}; {kept}")
+
+
+def _write(draft: Path, states: Mapping[str, Mapping]) -> str | None:
+    """Write a file for each state, and return why that failed, if it did."""
     try:
         draft.mkdir(parents=True, exist_ok=True)
         for key, state in states.items():
@@ -40,19 +56,17 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
                 torch.save({"format": FORMAT, **state}, file)
                 os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the archive's writer turns a full disk into a RuntimeError
-        failure = why_not_written(error, home)
-    failures = {rank: why for rank, why in enumerate(ranks.gather(failure, "writing a checkpoint")) if why}
-    if ranks.is_main and failures:
-        shutil.rmtree(draft, ignore_errors=True)
-    if failures:
-        rank, why = next(iter(failures.items()))
-        before = latest(folder, kind)
-        kept = f"the last complete one is {before}" if before else "there is none before it"
-        raise OSError(f"the checkpoint {final} could not be written by rank {rank} ({why}); {kept}")
-    if ranks.is_main:
-        _put_in_place(draft, final)
-        _remove_older(folder, kind)
-    ranks.gather(None, "putting a checkpoint in place")  # nobody begins the next before this one is in place
+        return why_not_written(error, draft.parent)
+    return None
+
+
+def _failure(draft: Path, told: list[list]) -> str | None:
+    """Return what failed, in words: `told` has why a rank could not write, if so, and what it had to write."""
+    for rank, (why, _) in enumerate(told):
+        if why:
+            return f" by rank {rank} ({why})" if len(told) > 1 else f" ({why})"
+    lost = [key for _, keys in told for key in keys if not (draft / f"{key}.pt").exists()]
+    return f": {', '.join(lost)} went elsewhere. Give a folder that all hosts share" if lost else None
 
 
 def _put_in_place(draft: Path, final: Path) -> None:

@@ -1,0 +1,114 @@
+"""How ranks meet: in a file that `launch` gives them, or in the store of torchrun, which lets anybody in.
+
+Over a network, each rank proves that it knows the secret in the environment variable KIT_SECRET, without telling it.
+That keeps out ranks of other runs and whoever merely finds the port. What travels afterwards is neither encrypted nor
+signed (gloo and NCCL do neither), so the network has to be one's own; it is tensors and JSON, and can run no code.
+"""
+
+import hmac
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from kit.pipeline.exceptions import PeerLost, waiting
+from kit.pipeline.network import address_to, interface_of
+from kit.pipeline.options import Options
+
+JOINING, GLOO = "joining the other ranks", "GLOO_SOCKET_IFNAME"
+
+
+@contextmanager
+def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
+    """Join the other ranks, and give the device to work on: on a machine's GPUs, a rank has its own.
+
+    Raises PeerLost if they are not together within `options.timeout`, and ValueError if the secret is not the same.
+    """
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        if device.index >= torch.cuda.device_count():
+            raise ValueError(f"a rank for GPU {device.index}, but this machine has {torch.cuda.device_count()}")
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    _in_time(lambda: _join(backend, timedelta(seconds=options.timeout)), options.timeout)
+    yield device
+    dist.destroy_process_group()  # only after success: a rank that failed leaves at once
+
+
+def _in_time(join: Callable[[], None], seconds: float) -> None:
+    """Give up on `join` after that time: where nobody connects, gloo waits five times as long as it was told to."""
+    future = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(join())
+        except Exception as error:
+            future.set_exception(error)
+
+    threading.Thread(target=answer, daemon=True).start()
+    try:
+        future.result(seconds)
+    except (TimeoutError, PeerLost) as error:
+        reason = str(error) or f"{JOINING}: not all answered within {seconds:g} s"
+        raise PeerLost(
+            f"{reason}. Have all been started? Between hosts, set {GLOO} on each to the network interface that leads "
+            f"to the others (now {os.environ.get(GLOO)}; `ip -brief address` lists them)"
+        ) from error
+
+
+def _join(backend: str, timeout: timedelta) -> None:
+    rank, size, master = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
+    with waiting(JOINING):
+        if master.startswith("/"):
+            store, address = dist.FileStore(master, size), "127.0.0.1"
+        else:
+            store, address = _join_over_network(rank, size, master, timeout)
+        if interface := interface_of(address):
+            os.environ.setdefault(GLOO, interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
+
+
+def _join_over_network(rank: int, size: int, master: str, timeout: timedelta) -> tuple[dist.Store, str]:
+    """Return the ranks' store, and the address of this host from which the others can be reached."""
+    secret = os.environ.get("KIT_SECRET", "")
+    if len(secret) < 16:
+        raise ValueError(
+            f"KIT_SECRET has {len(secret)} characters, but ranks that meet over a network need a secret of at least "
+            "16: on each host, set that environment variable to the same random text (openssl rand -hex 16 makes one)"
+        )
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun restarts ranks on the store they had
+    store, addresses = trusted(dist.PrefixStore(f"kit-{attempt}", store), secret, rank, size, address_to(master))
+    # A host's own name often stands for 127.0.1.1, so it is the way to another host that tells its address.
+    elsewhere = next((address for address in addresses if not address.startswith("127.")), "127.0.0.1")
+    return store, address_to(elsewhere)
+
+
+def trusted(store: dist.Store, secret: str, rank: int, size: int, own: str) -> tuple[dist.Store, list[str]]:
+    """Return the part of `store` where ranks with this secret meet, and what each of them told (`own`).
+
+    Every rank gives a fresh random text, and signs all of them with its number (HMAC-SHA-256): nobody can use again
+    what he heard earlier. Raises ValueError if another rank has another secret.
+    """
+    store.set(f"hello-{rank}", f"{secrets.token_hex(16)} {own}")
+    hellos = [store.get(f"hello-{other}") for other in range(size)]
+
+    def signed(by: object) -> bytes:
+        return hmac.digest(secret.encode(), b"|".join([*hellos, str(by).encode()]), "sha256").hex().encode()
+
+    store.set(f"proof-{rank}", signed(rank))
+    for other in range(size):
+        if not hmac.compare_digest(store.get(f"proof-{other}"), signed(other)):
+            raise ValueError(
+                f"rank {other} does not have the KIT_SECRET of rank {rank}: start all ranks with the same one, and see "
+                "that no other run uses this --master-addr and --master-port"
+            )
+    return dist.PrefixStore(signed("all").decode(), store), [hello.decode().split(" ")[1] for hello in hellos]
