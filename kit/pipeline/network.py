@@ -1,7 +1,8 @@
 """Which of this machine's addresses and network interfaces lead to another machine."""
 
 import socket
-import struct
+
+import psutil
 
 
 def address_to(host: str) -> str:
@@ -13,23 +14,10 @@ def address_to(host: str) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """Return the name of the interface that has this IPv4 address, or None where the system does not tell.
+    """Return the name of the interface that has this address, or None where the system does not tell.
 
     Gloo otherwise takes the address that this machine's own name stands for, which on Debian and Ubuntu is 127.0.1.1.
     """
-    names = [name for _, name in socket.if_nameindex()]
-    if address.startswith("127."):
-        return next((name for name in names if name.startswith("lo")), None)
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    with socket.socket(type=socket.SOCK_DGRAM) as probe:
-        for name in names:
-            try:
-                reply = fcntl.ioctl(probe, 0x8915, struct.pack("256s", name.encode()[:15]))  # SIOCGIFADDR
-            except OSError:
-                continue  # an interface without an IPv4 address
-            if socket.inet_ntoa(reply[20:24]) == address:
-                return name
-    return None
+    address = "127.0.0.1" if address.startswith("127.") else address
+    found = psutil.net_if_addrs().items()
+    return next((name for name, own in found if any(entry.address == address for entry in own)), None)

@@ -55,7 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
 def train(config: RunConfig, options: Options, device: torch.device) -> History:
     """Train this rank's blocks, in a process group that exists already, and return the whole run's record."""
     neighbours, here = _agree(config, options), _place(options)
-    replicas = Replicas(_same_stage(here, options), options.statistics) if here.num_replicas > 1 else None
+    replicas = None
+    if here.num_replicas > 1:
+        same_stage = [[*range(stage, dist.get_world_size(), here.num_stages)] for stage in range(here.num_stages)]
+        group, _ = dist.new_subgroups_by_enumeration(same_stage, timedelta(seconds=options.timeout))
+        replicas = Replicas(group, options.statistics)
     with _waking(neighbours), folder_lock(config.folder) if here.rank == 0 else nullcontext():
         if here.rank == 0 and config.folder:
             checkpoint.sweep_drafts(config.folder)
@@ -155,13 +159,6 @@ def _place(options: Options) -> MeshRank:
             f"choose a divisor of {world}"
         )
     return MeshRank(dist.get_rank(), world // options.num_replicas, options.num_replicas)
-
-
-def _same_stage(here: MeshRank, options: Options) -> dist.ProcessGroup:
-    """Return the group of the ranks of this rank's stage, one in each replica; all ranks make all groups."""
-    world, timeout = here.num_stages * here.num_replicas, timedelta(seconds=options.timeout)
-    stages = [range(stage, world, here.num_stages) for stage in range(here.num_stages)]
-    return [dist.new_group(ranks, timeout=timeout) for ranks in stages][here.stage]
 
 
 def describe(loaded: Data) -> dict:

@@ -6,13 +6,13 @@ signed (gloo and NCCL do neither), so the network has to be one's own; it is ten
 """
 
 import hmac
+import multiprocessing
 import os
 import secrets
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.pool import ThreadPool
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,6 @@ from torch.distributed.rendezvous import rendezvous
 from kit.pipeline.exceptions import PeerLost, waiting
 from kit.pipeline.network import address_to, interface_of
 from kit.pipeline.options import Options
-
-JOINING, GLOO = "joining the other ranks", "GLOO_SOCKET_IFNAME"
 
 
 @contextmanager
@@ -37,46 +35,33 @@ def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
             raise ValueError(f"a rank for GPU {device.index}, but this machine has {torch.cuda.device_count()}")
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    _in_time(lambda: _join(backend, timedelta(seconds=options.timeout)), options.timeout)
+    try:
+        with ThreadPool(1) as pool:  # where nobody connects, gloo waits five times as long as it was told to
+            pool.apply_async(_join, (backend, timedelta(seconds=options.timeout))).get(options.timeout)
+    except (multiprocessing.TimeoutError, PeerLost) as error:
+        raise PeerLost(
+            f"{str(error) or f'not all ranks came within {options.timeout:g} s'}. Have all been started? Between hosts, "
+            "set GLOO_SOCKET_IFNAME on each to the network interface that leads to the others (now "
+            f"{os.environ.get('GLOO_SOCKET_IFNAME')}; `ip -brief address` lists them)"
+        ) from error
     yield device
     dist.destroy_process_group()  # only after success: a rank that failed leaves at once
 
 
-def _in_time(join: Callable[[], None], seconds: float) -> None:
-    """Give up on `join` after that time: where nobody connects, gloo waits five times as long as it was told to."""
-    future = Future()
-
-    def answer() -> None:
-        try:
-            future.set_result(join())
-        except Exception as error:
-            future.set_exception(error)
-
-    threading.Thread(target=answer, daemon=True).start()
-    try:
-        future.result(seconds)
-    except (TimeoutError, PeerLost) as error:
-        reason = str(error) or f"{JOINING}: not all answered within {seconds:g} s"
-        raise PeerLost(
-            f"{reason}. Have all been started? Between hosts, set {GLOO} on each to the network interface that leads "
-            f"to the others (now {os.environ.get(GLOO)}; `ip -brief address` lists them)"
-        ) from error
-
-
 def _join(backend: str, timeout: timedelta) -> None:
     rank, size, master = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
-    with waiting(JOINING):
+    with waiting("joining the other ranks"):
         if master.startswith("/"):
             store, address = dist.FileStore(master, size), "127.0.0.1"
         else:
-            store, address = _join_over_network(rank, size, master, timeout)
+            store, address = _store_of_torchrun(rank, size, master, timeout)
         if interface := interface_of(address):
-            os.environ.setdefault(GLOO, interface)
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=size)
 
 
-def _join_over_network(rank: int, size: int, master: str, timeout: timedelta) -> tuple[dist.Store, str]:
+def _store_of_torchrun(rank: int, size: int, master: str, timeout: timedelta) -> tuple[dist.Store, str]:
     """Return the ranks' store, and the address of this host from which the others can be reached."""
     secret = os.environ.get("KIT_SECRET", "")
     if len(secret) < 16:
@@ -85,7 +70,7 @@ def _join_over_network(rank: int, size: int, master: str, timeout: timedelta) ->
             "16: on each host, set that environment variable to the same random text (openssl rand -hex 16 makes one)"
         )
     store, _, _ = next(rendezvous("env://", timeout=timeout))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun restarts ranks on the store they had
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # ranks that are started again find the old store
     store, addresses = trusted(dist.PrefixStore(f"kit-{attempt}", store), secret, rank, size, address_to(master))
     # A host's own name often stands for 127.0.1.1, so it is the way to another host that tells its address.
     elsewhere = next((address for address in addresses if not address.startswith("127.")), "127.0.0.1")

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kit.files import why_not_written
 from kit.train.ends import ALONE
 
 FORMAT = "decoupled-kit checkpoint 2"
@@ -33,9 +32,12 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
     home = folder / "checkpoint"
     draft, final, kind = home / f".{name}", home / name, name.partition("-")[0]
     told = ranks.gather([_write(draft, states), list(states)], "writing a checkpoint")
-    failure = None
+    failure = next((f" by rank {rank} ({why})" for rank, (why, _) in enumerate(told) if why), "")
     if ranks.is_main:
-        if failure := _failure(draft, told):
+        lost = [key for _, keys in told for key in keys if not (draft / f"{key}.pt").exists()]
+        if lost and not failure:
+            failure = f": {', '.join(lost)} went elsewhere. Give a folder that all hosts share"
+        if failure:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             _put_in_place(draft, final)
@@ -56,17 +58,8 @@ def _write(draft: Path, states: Mapping[str, Mapping]) -> str | None:
                 torch.save({"format": FORMAT, **state}, file)
                 os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the archive's writer turns a full disk into a RuntimeError
-        return why_not_written(error, draft.parent)
+        return getattr(error, "strerror", None) or "the system did not take all of it; is the disk full?"
     return None
-
-
-def _failure(draft: Path, told: list[list]) -> str | None:
-    """Return what failed, in words: `told` has why a rank could not write, if so, and what it had to write."""
-    for rank, (why, _) in enumerate(told):
-        if why:
-            return f" by rank {rank} ({why})" if len(told) > 1 else f" ({why})"
-    lost = [key for _, keys in told for key in keys if not (draft / f"{key}.pt").exists()]
-    return f": {', '.join(lost)} went elsewhere. Give a folder that all hosts share" if lost else None
 
 
 def _put_in_place(draft: Path, final: Path) -> None:
