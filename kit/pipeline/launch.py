@@ -108,6 +108,9 @@ class OneFolder(StaticTCPRendezvous):
         super().__init__("127.0.0.1", 0, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
         self.folder, self.starts = parameters.endpoint, count()
 
+    def get_backend(self) -> str:
+        return BACKEND
+
     def next_rendezvous(self) -> RendezvousInfo:
         """Name a fresh file for each start of the ranks: in an old one they would find ranks that are gone."""
         file = os.path.abspath(os.path.join(self.folder, f"store-{next(self.starts)}"))

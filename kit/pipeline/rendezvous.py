@@ -40,7 +40,7 @@ def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
             pool.apply_async(_join, (backend, timedelta(seconds=options.timeout))).get(options.timeout)
     except (multiprocessing.TimeoutError, PeerLost) as error:
         raise PeerLost(
-            f"{str(error) or f'not all ranks came within {options.timeout:g} s'}. Have all been started? Between hosts, "
+            f"{str(error) or f'not all ranks came within {options.timeout:g} s'}. Were all started? Between hosts, "
             "set GLOO_SOCKET_IFNAME on each to the network interface that leads to the others (now "
             f"{os.environ.get('GLOO_SOCKET_IFNAME')}; `ip -brief address` lists them)"
         ) from error
