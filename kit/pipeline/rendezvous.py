@@ -1,25 +1,25 @@
 """How ranks meet: in a file that `launch` gives them, or in the store of torchrun, which lets anybody in.
 
 Over a network, each rank proves that it knows the secret in the environment variable KIT_SECRET, without telling it.
-That keeps out ranks of other runs and whoever merely finds the port. What travels afterwards is neither encrypted nor
-signed (gloo and NCCL do neither), so the network has to be one's own; it is tensors and JSON, and can run no code.
+What travels afterwards is neither encrypted nor signed, so the network has to be one's own; none of it can run code.
 """
 
 import hmac
 import multiprocessing
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing.pool import ThreadPool
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from kit.pipeline.exceptions import PeerLost, waiting
-from kit.pipeline.network import address_to, interface_of
 from kit.pipeline.options import Options
 
 
@@ -66,8 +66,8 @@ def _store_of_torchrun(rank: int, size: int, master: str, timeout: timedelta) ->
     secret = os.environ.get("KIT_SECRET", "")
     if len(secret) < 16:
         raise ValueError(
-            f"KIT_SECRET has {len(secret)} characters, but ranks that meet over a network need a secret of at least "
-            "16: on each host, set that environment variable to the same random text (openssl rand -hex 16 makes one)"
+            f"KIT_SECRET has {len(secret)} characters, but ranks that meet over a network need one of at least 16: "
+            "on each host, set that environment variable to the same random text (openssl rand -hex 16 makes one)"
         )
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # ranks that are started again find the old store
@@ -80,8 +80,8 @@ def _store_of_torchrun(rank: int, size: int, master: str, timeout: timedelta) ->
 def trusted(store: dist.Store, secret: str, rank: int, size: int, own: str) -> tuple[dist.Store, list[str]]:
     """Return the part of `store` where ranks with this secret meet, and what each of them told (`own`).
 
-    Every rank gives a fresh random text, and signs all of them with its number (HMAC-SHA-256): nobody can use again
-    what he heard earlier. Raises ValueError if another rank has another secret.
+    Each signs the fresh random texts of all (HMAC-SHA-256), so that nobody can use again what he heard earlier. Raises
+    ValueError if another rank has another secret.
     """
     store.set(f"hello-{rank}", f"{secrets.token_hex(16)} {own}")
     hellos = [store.get(f"hello-{other}") for other in range(size)]
@@ -92,8 +92,23 @@ def trusted(store: dist.Store, secret: str, rank: int, size: int, own: str) -> t
     store.set(f"proof-{rank}", signed(rank))
     for other in range(size):
         if not hmac.compare_digest(store.get(f"proof-{other}"), signed(other)):
-            raise ValueError(
-                f"rank {other} does not have the KIT_SECRET of rank {rank}: start all ranks with the same one, and see "
-                "that no other run uses this --master-addr and --master-port"
-            )
+            raise ValueError(f"rank {other} does not have the KIT_SECRET of rank {rank}: start all ranks with the same")
     return dist.PrefixStore(signed("all").decode(), store), [hello.decode().split(" ")[1] for hello in hellos]
+
+
+def address_to(host: str) -> str:
+    """Return the address of this machine from which traffic to `host` leaves. Raises OSError if there is no way."""
+    family, kind, _, _, there = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(there)  # of a datagram socket: chooses a route, and sends nothing
+        return probe.getsockname()[0]
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the interface that has this address, or None where the system does not tell.
+
+    Gloo otherwise takes the address that this machine's own name stands for, which on Debian and Ubuntu is 127.0.1.1.
+    """
+    address = "127.0.0.1" if address.startswith("127.") else address
+    found = psutil.net_if_addrs().items()
+    return next((name for name, own in found if any(entry.address == address for entry in own)), None)

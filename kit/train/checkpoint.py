@@ -37,11 +37,11 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
         lost = [key for _, keys in told for key in keys if not (draft / f"{key}.pt").exists()]
         if lost and not failure:
             failure = f": {', '.join(lost)} went elsewhere. Give a folder that all hosts share"
-        if failure:
+        if failure or final.exists():  # made anew after a kill, so it is there already, with the same bits
             shutil.rmtree(draft, ignore_errors=True)
         else:
-            _put_in_place(draft, final)
-            _remove_older(folder, kind)
+            draft.rename(final)
+        _remove_older(folder, kind)
     failure = ranks.gather(failure, "putting a checkpoint in place")[0]  # nobody begins the next before it is there
     if failure:
         before = latest(folder, kind)
@@ -60,15 +60,6 @@ def _write(draft: Path, states: Mapping[str, Mapping]) -> str | None:
     except (OSError, RuntimeError) as error:  # the archive's writer turns a full disk into a RuntimeError
         return getattr(error, "strerror", None) or "the system did not take all of it; is the disk full?"
     return None
-
-
-def _put_in_place(draft: Path, final: Path) -> None:
-    if not final.exists():
-        draft.rename(final)
-        return
-    for file in draft.iterdir():  # made anew after a kill, so of the same bits: file by file, it is never gone
-        file.replace(final / file.name)
-    draft.rmdir()
 
 
 def _remove_older(folder: Path, kind: str) -> None:

@@ -10,9 +10,8 @@ from torch.distributed import HashStore
 
 import kit.pipeline
 from kit.pipeline.exceptions import PeerLost
-from kit.pipeline.network import address_to, interface_of
 from kit.pipeline.options import Options
-from kit.pipeline.rendezvous import joined, trusted
+from kit.pipeline.rendezvous import address_to, interface_of, joined, trusted
 
 SECRETS = ("a secret of this test", "another one of this test")
 
@@ -57,7 +56,7 @@ def test_over_a_network_a_secret_is_needed(secret, monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KIT_SECRET", secret) if secret else monkeypatch.delenv("KIT_SECRET", raising=False)
-    message = f"KIT_SECRET has {len(secret or '')} characters, .* secret of at least 16.*openssl rand -hex 16"
+    message = f"KIT_SECRET has {len(secret or '')} characters, .* one of at least 16.*openssl rand -hex 16"
     with pytest.raises(ValueError, match=message), joined(torch.device("cpu"), Options(timeout=5.0)):
         pass
 

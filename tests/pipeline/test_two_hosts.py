@@ -124,7 +124,7 @@ def test_two_hosts_train_as_one_process_though_their_cable_is_pulled(hosts, tmp_
     ("secrets", "words"),
     [
         ((SECRET, "another text that nobody told it"), "does not have the KIT_SECRET of rank"),
-        ((SECRET, None), "KIT_SECRET has 0 characters, but ranks that meet over a network need a secret of at least"),
+        ((SECRET, None), "KIT_SECRET has 0 characters, but ranks that meet over a network need one of at least 16"),
     ],
 )
 def test_a_host_without_the_secret_is_refused(secrets, words, hosts, tmp_path):
