@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 from itertools import count
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -67,8 +68,16 @@ def one_rank(number, folder, room, told, environment, config):
     rank.main([config, "--threads", "1", "--timeout", "20"])
 
 
-def launcher(number, folder, room):
-    end_at(number, room, room)
+def launcher(fatal, folder, room):
+    """Launch, and end when something is first opened in the temporary folder, or when that is to be removed."""
+    tempfile.tempdir = str(room)
+
+    def hook(event, arguments):
+        above = Path(str(arguments[0])).parents if event == fatal else ()
+        if room in above and (event == "open" or above[0] == room):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
     launch(kit.RunConfig(**RUN, output=str(folder)), num_stages=2, threads=1)
 
 
@@ -174,14 +183,14 @@ def test_a_rank_ended_anywhere(num_ranks, victim, tmp_path, unbroken, room):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("number", [2, 8])
-def test_a_launcher_ended_anywhere(number, tmp_path, unbroken, room, monkeypatch):
+@pytest.mark.parametrize("fatal", ["open", "shutil.rmtree"])
+def test_a_launcher_that_is_ended_leaves_nothing_for_long(fatal, tmp_path, unbroken, room, monkeypatch):
     """Ended as it begins, and as it removes its temporary folder: the next one removes what is left."""
     folder = tmp_path / "run"
-    process = PROCESSES.Process(target=launcher, args=(number, folder, room))
+    process = PROCESSES.Process(target=launcher, args=(fatal, folder, room))
     process.start()
     assert finished([process]) == [-signal.SIGKILL]
-    assert list(room.iterdir())
+    assert list(room.iterdir()) and folder.exists() == (fatal == "shutil.rmtree")
     monkeypatch.setattr(tempfile, "tempdir", str(room))
     launch(kit.RunConfig(**RUN, output=str(folder)), num_stages=2, threads=1)
     assert_ended_as(unbroken, folder, room)
