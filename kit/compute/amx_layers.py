@@ -97,19 +97,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        return (
-            grad @ weight if for_x else None,
-            grad.t().contiguous() @ x if for_weight else None,
-            grad.sum(0) if for_bias else None,
-        )
+        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        by_x = grad @ weight if for_x else None
+        by_weight = grad.t().contiguous() @ x if for_weight else None
+        return by_x, by_weight, grad.sum(0) if for_bias else None
 
 
 def _is_usual(conv: nn.Conv2d) -> bool:
     """Say whether `conv` is 3×3 and keeps the size of a map, by one row of zeros around it."""
-    usual = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    return conv.padding_mode == "zeros" and all(getattr(conv, name) == value for name, value in usual.items())
+    sizes = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _in_bf16(x: Tensor) -> bool:

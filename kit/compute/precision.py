@@ -24,9 +24,7 @@ def has_bf16_units(device: torch.device) -> bool:
     """Say whether `device` multiplies bf16 in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return has_amx() or _can("avx512_bf16")
-    return False
+    return device.type == "cpu" and (has_amx() or _can("avx512_bf16"))
 
 
 def has_amx() -> bool:

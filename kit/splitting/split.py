@@ -30,14 +30,14 @@ def split(
     traced, lines, cuts = _cut(model, num_blocks, example, balance, at)
     if not cuts:
         return [model]
-    verify(type(model).__name__, traced, stages_between(traced.twin, lines, cuts), example)
+    verify(traced, stages_between(traced.twin, lines, cuts), example)
     return stages_between(traced.root, lines, cuts)
 
 
 def choose_cuts(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
     """Return the points where `split` would cut, to be cut at again with `at`; measured times vary."""
     _, lines, cuts = _cut(model, num_blocks, example, balance, None)
-    return [lines[True].name_of(cut) for cut in cuts]
+    return [lines[0].name_of(cut) for cut in cuts]
 
 
 def cut_points(model: nn.Module, example: Tensor) -> list[str]:
@@ -46,8 +46,8 @@ def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     A point is named by the outermost module that ends there (`layer1`, `features.8`) or else by the operation
     (`layer1.add`). Raises ValueError as `split` does, but does not compare stages with the model.
     """
-    lines, cuts = find_cuts(trace(model), example)
-    return _names(lines[True], cuts)
+    (line, *_), cuts = find_cuts(trace(model), example)
+    return _names(line, cuts)
 
 
 def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None) -> tuple:
@@ -61,12 +61,12 @@ def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str
     if at is None and (not isinstance(num_blocks, int) or isinstance(num_blocks, bool) or num_blocks < 1):
         raise ValueError(f"num_blocks={num_blocks!r}, expected an integer of at least 1, or None with at=[…]")
     if num_blocks == 1 or at is not None and not len(at):
-        return None, {}, []  # the model need not be traceable
+        return None, [], []  # the model need not be traceable
     traced = trace(model)
     lines, cuts = find_cuts(traced, example)
-    if at is not None:
-        return traced, lines, _named(lines[True], cuts, at)
-    return traced, lines, cheapest(type(model).__name__, traced.twin, lines, cuts, num_blocks, balance, example)
+    if at is None:
+        return traced, lines, cheapest(traced, lines, cuts, num_blocks, balance, example)
+    return traced, lines, _named(lines[0], cuts, at)
 
 
 def _names(line: Line, cuts: list[str]) -> list[str]:
