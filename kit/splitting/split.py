@@ -7,14 +7,15 @@ from kit.splitting.balance import BALANCES, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
-from kit.splitting.verify import verify
+from kit.splitting.verify import check_stages
 
 __all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
 
 def split(
-    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None
-) -> list[nn.Module]:
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None,
+    verify: bool = True,
+) -> list[nn.Module]:  # fmt: skip
     """Cut `model` into `num_blocks` stages, each (B, …) → (B, …), that compose to it and share its tensors.
 
     `example` (B, …) is one batch as the model takes it. The cuts minimise the largest stage cost in terms of `balance`
@@ -24,13 +25,17 @@ def split(
     None or `len(at) + 1`. One block is the model itself, which then need not be traceable. A parameter that the
     forward pass never reads is in no stage. The model stays as it was: whatever runs, runs on a copy.
 
+    `verify=False` skips the comparison of the stages with the model, which takes a few forward and backward passes: for
+    large models whose cuts are known to be right.
+
     Raises ValueError for a model that cannot be traced, returns several values, has too few cut points or gives other
     outputs, gradients or buffers than its stages; for a name in `at` that is unknown, out of order or no cut point.
     """
     traced, lines, cuts = _cut(model, num_blocks, example, balance, at)
     if not cuts:
         return [model]
-    verify(traced, stages_between(traced.twin, lines, cuts), example)
+    if verify:
+        check_stages(traced, stages_between(traced.twin, lines, cuts), example)
     return stages_between(traced.root, lines, cuts)
 
 

@@ -27,24 +27,10 @@ CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
 """Settings that say where things are and how often they are kept, and change no number."""
 
-_OF_THE_NET = [
-    "backbone",
-    "width",
-    "backbone_options",
-    "method",
-    "options",
-    "num_blocks",
-    "cuts",
-    "context",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "momentum",
-    "nesterov",
-    "precision",
-    "device",
-    "seed",
-]
+_OF_THE_NET = (
+    *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context"),
+    *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "precision", "device", "seed"),
+)
 
 
 def _known_backbone(name: str) -> str:
@@ -179,4 +165,4 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     def net_content(self) -> dict:
         """Return the settings that decide what net is built."""
-        return {name: self.plain()[name] for name in _OF_THE_NET}
+        return {name: value for name, value in self.plain().items() if name in _OF_THE_NET}
