@@ -5,7 +5,7 @@ Four of PyTorch's kernels leave those units idle most of the time, each because 
 - a Linear whose samples lie a multiple of 32 KiB apart finds them all in the same few lines of the cache;
 - the weight gradient of a Linear reads the gradient of its output across the rows;
 - maximum pooling of channels-last maps, handed a gradient that is not, copies everything there and back.
-`benchmarks/step_time.py` measures what that costs, `tests/blocks/test_layout.py` that the numbers stay the same.
+`benchmarks/step_time.py` measures what that costs, `tests/compute/test_amx_layers.py` that the numbers stay the same.
 """
 
 from math import gcd

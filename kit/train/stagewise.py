@@ -104,12 +104,9 @@ def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, T
         )
     room = {}
     for number, (slot, value) in enumerate(example.items()):
-        shape, path = torch.Size([count, *value.shape[1:]]), str(folder / str(number))
-        room[slot] = (
-            torch.empty(shape, dtype=value.dtype)
-            if fits
-            else torch.from_file(path, shared=True, size=shape.numel(), dtype=value.dtype).view(shape)
-        )
+        path, size, dtype = str(folder / str(number)), count * value[0].numel(), value.dtype
+        numbers = torch.empty(size, dtype=dtype) if fits else torch.from_file(path, True, size, dtype=dtype)
+        room[slot] = numbers.view(count, *value.shape[1:])
     return room
 
 
