@@ -16,14 +16,15 @@ from kit.signal import Signal
 
 
 @dataclass(frozen=True)
-class Supply:
-    """A context mode taken apart: the network's input or not, and how many earlier outputs."""
+class Needs:
+    """What a block asks of those before it: the network's input, so many of their inputs, views by name."""
 
-    image: bool
-    depth: int
+    x: bool = False
+    depth: int = 0
+    views: frozenset[str] = frozenset()
 
 
-def parse(context: str, num_blocks: int | None = None) -> Supply:
+def parse(context: str, num_blocks: int | None = None) -> Needs:
     """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
     if not found or not context:
@@ -31,39 +32,30 @@ def parse(context: str, num_blocks: int | None = None) -> Supply:
             f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
             "or both, as in R1E"
         )
-    supply = Supply(bool(found[2]), int(found[1] or 0))
-    if num_blocks is not None and supply.depth > num_blocks:
+    needs = Needs(bool(found[2]), int(found[1] or 0))
+    if num_blocks is not None and needs.depth > num_blocks:
         raise ValueError(
-            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
+            f"context={context!r} asks for {needs.depth} earlier outputs, but the net has only "
             f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
         )
-    return supply
+    return needs
 
 
-def supplied(supply: Supply, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
+def supplied(supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
     """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
 
     Raises ValueError where the network's input, as in `example`, cannot be added to features.
     """
-    if not index or supply == Supply(False, 0):
+    if not index or supply == Needs():
         return None
     sources = inputs[:index][::-1][: supply.depth]
-    if (supply.image or len(sources) == index) and not example.is_floating_point():
+    if (supply.x or len(sources) == index) and not example.is_floating_point():
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
             f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
             f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
         )
-    return Context(inputs[index], inputs[0] if supply.image else None, sources)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a block asks of those before it: the network's input, so many of their inputs, views by name."""
-
-    x: bool = False
-    depth: int = 0
-    views: frozenset[str] = frozenset()
+    return Context(inputs[index], inputs[0] if supply.x else None, sources)
 
 
 class Context(nn.Module):
