@@ -1,10 +1,12 @@
 """What the registry knows of a method."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from kit.errors import unknown
 from kit.objective import Objective
+from kit.settings import confirm_arguments
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,10 @@ class Method:
         """The method's options with their defaults."""
         parameters = list(inspect.signature(self.objective).parameters.values())[1:]
         return {p.name: p.default for p in parameters}
+
+    def check(self, name: str, options: Mapping[str, object]) -> None:
+        """Raise ValueError for an option that the method, called `name`, does not have, or not with that value."""
+        for option in options:
+            if option not in self.options:
+                raise unknown(f"option of method {name!r}:", option, self.options)
+        confirm_arguments(self.objective, options)
