@@ -152,7 +152,7 @@ def check_class_numbers(y: Tensor, count: int, num_classes: int | None = None) -
     if y.dtype != torch.int64 or y.shape != (count,):
         raise ValueError(
             f"labels of shape {tuple(y.shape)} and {y.dtype} for {count} samples, expected ({count},) int64 class "
-            "numbers: y.long(), or y.argmax(1) of one-hot rows"
+            "numbers, one per row: y.long(), or y.argmax(1) of one-hot rows"
         )
     if num_classes is not None and count and y.device.type == "cpu":  # a look at a GPU would wait for its queue
         low, high = torch.aminmax(y)
