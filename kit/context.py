@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -23,6 +24,7 @@ class Supply:
     depth: int
 
 
+@typed
 def parse(context: str, num_blocks: int | None = None) -> Supply:
     """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kit.settings import Positive, confirm
+
 VARIANTS = ("paper", "scaled")
 Variant = Literal[VARIANTS]
 
@@ -50,6 +52,7 @@ def invariance(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
     Range [0, 4]. Correlation ignores the length of a row, so normalised and raw embeddings give the same value.
     Source: DeInfoReg (arXiv 2506.18193), invariance term; with a convolution's output as `z`, PredSim's sim loss.
     """
+    _check_rows(z)
     check_class_numbers(y, len(z))
     return F.mse_loss(correlation(z), label_correlation(y, num_classes, z.dtype))
 
@@ -107,8 +110,7 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tenso
     """
     _check_rows(z)
     check_class_numbers(y, len(z))
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature!r}, but it has to be a positive number; SupCon's is 0.1")
+    confirm("temperature", temperature, Positive)
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))

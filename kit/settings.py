@@ -102,7 +102,9 @@ def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
 @cache
 def adapter(hint: Any) -> TypeAdapter:
     """Return pydantic's validator of a type: strict, so that 1 is no bool, "1" no number, and nan and inf are none."""
-    return TypeAdapter(InstanceOf[hint] if is_dataclass(hint) else hint, config=_STRICT)
+    if is_dataclass(hint):
+        return TypeAdapter(InstanceOf[hint])
+    return TypeAdapter(hint, config=_STRICT)
 
 
 @cache

@@ -15,13 +15,14 @@ from kit.data.noise import check_labels, flip_labels
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
 from kit.seeds import derive, generator
-from kit.settings import Folder, accept
+from kit.settings import Folder, Whole, accept, typed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+@typed
 def load_data(
-    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: Whole | None = None,
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.

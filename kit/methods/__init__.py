@@ -22,7 +22,7 @@ from kit.methods.method import Method
 from kit.net import Net
 from kit.plan import Plan, widest
 from kit.settings import Count, Positive, Whole, typed
-from kit.shapes import Shape, Sizes, output_shapes
+from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
 
 REGISTRY: Mapping[str, Method] = MappingProxyType(
@@ -71,9 +71,9 @@ def decouple(
     *,
     precision: str = "fp32",
     seed: Whole = 0,
-    pixels: Callable[[Tensor], Tensor] | None = None,
+    pixels: Callable | None = None,
     start: int | None = None,
-    shapes: Sequence[Sizes] | None = None,
+    shapes: Sequence[object] | None = None,
     **options: object,
 ) -> Net:
     """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
@@ -98,6 +98,8 @@ def decouple(
     chosen = lookup(method, options)
     delay = _delay(chosen, method, options, precision, context) if len(stages) > 1 else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
+    if "x" not in examples:
+        raise unknown("view", "x", examples)
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages

@@ -40,3 +40,6 @@ class Method:
             if option not in self.options:
                 raise unknown(f"option of method {name!r}:", option, self.options)
         confirm_arguments(self.objective, options)
+        if self.delay:
+            late = inspect.signature(self.delay).parameters
+            self.delay(**{option: value for option, value in options.items() if option in late})

@@ -7,7 +7,23 @@ import kit
 from kit.block import Block
 from kit.context import parse
 from tests.bad_input.cases import Case, settings
-from tests.bad_input.things import BP, CONV, FDG, MODEL, NAN, NET, NORMED, SCPL, SEEN, SIGNAL, STAGES, X, Y, net, resting
+from tests.bad_input.things import (
+    BP,
+    CONV,
+    FDG,
+    MODEL,
+    NAN,
+    NET,
+    NORMED,
+    SCPL,
+    SEEN,
+    SIGNAL,
+    STAGES,
+    X,
+    Y,
+    net,
+    resting,
+)
 
 SHARED = nn.Linear(64, 64)
 FLAT = X.flatten(1)
@@ -47,21 +63,21 @@ CASES = [
     Case("decouple([s, s, head], …)", "blocks 1 and 2 share the stage Linear",
          lambda: decouple([SHARED, SHARED, nn.Linear(64, 10)], example=FLAT)),
     Case("decouple([a, b with a's weight], …)", "share the tensor",
-         lambda: decouple(tied(nn.Linear(64, 64), nn.Linear(64, 64)), example=FLAT)),
+         lambda: decouple([*tied(nn.Linear(64, 64), nn.Linear(64, 64)), nn.Linear(64, 10)], example=FLAT)),
     Case("decouple(…, 5) of a model of 10", "num_classes=5…10 outputs", lambda: decouple(num_classes=5)),
     Case("decouple(…, example=numpy)", "example", lambda: decouple(example=X.numpy())),
     Case("decouple(…, example=None)", "example=None", lambda: decouple(example=None)),
     Case("decouple(…, example=(1, 8, 8))", "example", lambda: decouple(example=(1, 8, 8))),
-    Case("decouple(…, example={})", "example…'x'", lambda: decouple(example={"top": X})),
+    Case("decouple(…, example={})", "unknown view 'x'", lambda: decouple(example={"top": X})),
     Case("decouple(…, beta=1) of greedy", "unknown option of method 'greedy'", lambda: decouple(beta=1)),
     Case("decouple(…, pixels=3)", "pixels=3", lambda: decouple(pixels=3)),
     Case("decouple(…, 'bp', start=1)", "start=1", lambda: decouple(method="bp", start=1)),
     Case("net(x)", "net.predict(x)", lambda: NET(X)),
     Case("net.signal(numpy)", "ndarray…torch.as_tensor", lambda: NET.signal(X.numpy(), Y)),
-    Case("net.signal(x, numpy)", "labels…torch.as_tensor", lambda: NET.signal(X, Y.numpy())),
+    Case("net.signal(x, numpy)", "y is a ndarray…torch.as_tensor", lambda: NET.signal(X, Y.numpy())),
     Case("net.signal(list)", "list…torch.as_tensor", lambda: NET.signal([1, 2], Y)),
     Case("net.signal(None)", "NoneType", lambda: NET.signal(None)),
-    Case("net.signal(x, list)", "labels", lambda: NET.signal(X, [1, 2])),
+    Case("net.signal(x, list)", "y is a list", lambda: NET.signal(X, [1, 2])),
     Case("net.signal(x, y.float())", "torch.float32…int64 class numbers", lambda: NET.signal(X, Y.float())),
     Case("net.signal(x, y.int())", "torch.int32…y.long()", lambda: NET.signal(X, Y.int())),
     Case("net.signal(x, one_hot(y))", "argmax(1)", lambda: NET.signal(X, torch.eye(10)[Y])),
@@ -120,8 +136,8 @@ CASES = [
     Case("net.append(its own block)", "in the net already", lambda: NET.append(NET[0])),
     Case("net.insert(9, block)", "cannot insert before block 9", lambda: NET.insert(9, net()[0])),
     Case("net.insert(-1, block)", "cannot insert before block -1", lambda: NET.insert(-1, net()[0])),
-    Case("net.insert('0', block)", "before block '0'", lambda: NET.insert("0", net()[0])),
-    Case("net.insert(1.0, block)", "before block 1.0", lambda: NET.insert(1.0, net()[0])),
+    Case("net.insert('0', block)", "k='0'", lambda: NET.insert("0", net()[0])),
+    Case("net.insert(1.0, block)", "k=1.0", lambda: NET.insert(1.0, net()[0])),
     Case("net.append(block of another size)", "net.new_block", lambda: NET.append(CONV[1])),
     Case("net.append(block with the net's stage)", "share", lambda: CONV.append(Block(
         [CONV[2].body[0]], CONV[2].objective, lambda p: torch.optim.SGD(p, 0.1)))),

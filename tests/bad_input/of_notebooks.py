@@ -62,7 +62,14 @@ TEXTS = {
     "kinds": ["c", "", "A B"],
     "rates": ["a,b", "[0.1, x]", "nan"],
 }
-LINES = ["epochs = 3", "epochs: int", "epochs: int = 'x'", "epochs: dict = {}", "epochs: float = print(1)", "x: int = ]"]
+LINES = [
+    "epochs = 3",
+    "epochs: int",
+    "epochs: int = 'x'",
+    "epochs: dict = {}",
+    "epochs: float = print(1)",
+    "x: int = ]",
+]
 
 
 def declare(line: str) -> Case:
