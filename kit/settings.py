@@ -60,9 +60,9 @@ def typed(function: Callable) -> Callable:
 
 def confirm_arguments(function: Callable, given: Mapping[str, object]) -> None:
     """Raise ValueError for an argument of `function`, among those given, that its annotation does not allow."""
-    hints = _hints(function)
-    for name in given.keys() & hints.keys():
-        confirm(name, given[name], hints[name])
+    for name, hint in _hints(function).items():
+        if name in given:
+            confirm(name, given[name], hint)
 
 
 def confirm(name: str, value: object, hint: Any) -> None:

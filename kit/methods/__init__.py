@@ -160,6 +160,6 @@ def _first(start: int | None, plan: Plan, method: str) -> int:
         return len(plan)
     if plan.one_loss:
         raise ValueError(f"start={start}, but a {method} net is trained as a whole, from its first to its last layer")
-    if not isinstance(start, int) or isinstance(start, bool) or not 1 <= start <= len(plan):
+    if not 1 <= start <= len(plan):
         raise ValueError(f"start={start!r}, but there are {len(plan)} stages; choose 1 to {len(plan)}, or None for all")
     return start
