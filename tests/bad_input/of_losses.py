@@ -49,6 +49,7 @@ OPTIONS = {
     **{
         method: {
             "beta": [0, 1.5, -1, "1", None, NAN, True],
+            "flush": ["epch", "", None, 1],
             "weights": ["stached", None, 1, {"ce": 1}],
             "delay_lr": [2.0, ["2"], [None], [-1.0], [0.0], None, "2", [NAN], [1.0] * 9],
         }
