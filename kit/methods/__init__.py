@@ -51,7 +51,7 @@ METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, me
 
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
-    """Return the method of that name; ValueError for a name or an option that does not exist, or not with that value."""
+    """Return the method of that name; ValueError for a name that does not exist, and options that it does not take."""
     if name not in REGISTRY:
         raise unknown("method", name, REGISTRY)
     REGISTRY[name].check(name, options)
