@@ -79,7 +79,9 @@ CASES = [
     Case("data.batches(…, start=-1)", "start=-1", lambda: batches(epoch=0, start=-1)),
     Case("data.batches(…, start='0')", "start='0'", lambda: batches(epoch=0, start="0")),
     Case("data.batches(…, augment='flip') without an epoch", "without an epoch", lambda: batches(augment="flip")),
-    Case("data.batches(…, augment='flp', epoch=0)", "unknown augmentation 'flp'", lambda: batches(augment="flp", epoch=0)),
+    Case(
+        "data.batches(…, augment='flp', epoch=0)", "unknown augmentation 'flp'", lambda: batches(augment="flp", epoch=0)
+    ),
     Case("data.with_views('topp')", "unknown view 'topp'…top", lambda: DATA.with_views("topp")),
     Case("data.with_views('image', 'left2')", "unknown view", lambda: DATA.with_views("image", "left2")),
     Case("data.with_views twice", "seen in part already", lambda: DATA.with_views("top").with_views("left")),
@@ -97,7 +99,10 @@ CASES = [
     Case("backbone('alexnet', image_size=8)", "alexnet does not take 8×8", lambda: backbone("alexnet", image_size=8)),
     Case("backbone('resnet18', width=2.0)", "one width", lambda: backbone("resnet18", width=2.0)),
     Case("backbone('alexnet', depth=3)", "does not take", lambda: backbone("alexnet", image_size=64, depth=3)),
-    *(Case(f"split(model, {n!r}, x)", "num_blocks=", lambda n=n: split(num_blocks=n)) for n in (0, -1, "2", 2.5, True, None, 50)),
+    *(
+        Case(f"split(model, {n!r}, x)", "num_blocks=", lambda n=n: split(num_blocks=n))
+        for n in (0, -1, "2", 2.5, True, None, 50)
+    ),
     Case("split(model, 2, x, balance='prams')", "unknown balance", lambda: split(balance="prams")),
     Case("split(model, 2, x, balance=None)", "balance=None", lambda: split(balance=None)),
     Case("split(model, 2, x, at='layer1')", "a list of cut points", lambda: split(at="layer1")),
@@ -106,7 +111,11 @@ CASES = [
     Case("split(model, 2, x, at=3)", "at=3", lambda: split(at=3)),
     Case("split(model, 4, x, at=['layer1'])", "makes 2 blocks", lambda: split(num_blocks=4, at=["layer1"])),
     Case("split(…, at=['layer2', 'layer1'])", "in order", lambda: split(num_blocks=3, at=["layer2", "layer1"])),
-    Case("split(…, at=['layer1', 'layer1'])", "different cut points", lambda: split(num_blocks=3, at=["layer1", "layer1"])),
+    Case(
+        "split(…, at=['layer1', 'layer1'])",
+        "different cut points",
+        lambda: split(num_blocks=3, at=["layer1", "layer1"]),
+    ),
     Case("split(…, at=['classifier'])", "cannot cut behind 'classifier'", lambda: split(at=["classifier"])),
     Case("split('mlp', 2, x)", "model='mlp'", lambda: split(model="mlp")),
     Case("split(None, 2, x)", "model=None", lambda: split(model=None)),
@@ -117,4 +126,4 @@ CASES = [
     Case("split(model that branches on data)", "Branching", lambda: split(model=Branching())),
     Case("cut_points(3, x)", "model=3", lambda: cut_points(3, X)),
     Case("kit.nothing", "has no attribute 'nothing'", lambda: kit.nothing),
-]  # fmt: skip
+]

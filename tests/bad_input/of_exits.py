@@ -45,7 +45,10 @@ CASES = [
     Case("choose(points, accuracy=nan)", "accuracy=nan", lambda: choose(POINTS, accuracy=NAN)),
     Case("choose(points, cost='1')", "cost='1'", lambda: choose(POINTS, cost="1")),
     Case("choose([], accuracy=0.5)", "points=[]", lambda: choose([], accuracy=0.5)),
-    Case("calibrate(net, batches, 'entrpy', …)", "unknown rule",
-         lambda: calibrate(NET, [(X, Y)], "entrpy", COSTS, cost=2)),
+    Case(
+        "calibrate(net, batches, 'entrpy', …)",
+        "unknown rule",
+        lambda: calibrate(NET, [(X, Y)], "entrpy", COSTS, cost=2),
+    ),
     Case("collect(net, [])", "no batch", lambda: collect(NET, [])),
-]  # fmt: skip
+]
