@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kit.settings import Positive, confirm
-
 VARIANTS = ("paper", "scaled")
 Variant = Literal[VARIANTS]
 
@@ -110,7 +108,8 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tenso
     """
     _check_rows(z)
     check_class_numbers(y, len(z))
-    confirm("temperature", temperature, Positive)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}, but it has to be a positive number; SupCon's is 0.1")
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
