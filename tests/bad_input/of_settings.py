@@ -3,7 +3,7 @@
 import kit
 from kit.growth import schedule
 from kit.pipeline import launch
-from kit.pipeline.options import Options, check_stages
+from kit.pipeline.options import Options
 from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import CONFIG, DATA, HISTORY, NET
 from tests.bad_input.values import OPTION_RANGES, OPTIONS, RANGES, SETTINGS, WRONG
@@ -74,7 +74,6 @@ CASES = [
     Case("launch(config, replicas=2)", "unknown option of launch…num_replicas", lambda: launch(CONFIG, replicas=2)),
     Case("launch({'epochs': 1})", "config…RunConfig", lambda: launch({"epochs": 1})),
     Case("launch(stagewise config)", "kit.run", lambda: launch(config(method="greedy", stagewise=True))),
-    Case("check_stages(fdg config, 2)", "kit.run", lambda: check_stages(config(method="fdg"), 2)),
     Case("kit.run({'epochs': 1})", "config…RunConfig", lambda: kit.run({"epochs": 1})),
     Case("kit.run('digits')", "config='digits'", lambda: kit.run("digits")),
     Case("kit.run(config, on_epoch=3)", "on_epoch=3", lambda: kit.run(CONFIG, on_epoch=3)),
