@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -24,6 +25,7 @@ class Needs:
     views: frozenset[str] = frozenset()
 
 
+@typed
 def parse(context: str, num_blocks: int | None = None) -> Needs:
     """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)

@@ -12,7 +12,7 @@ from kit.backbones.cifar import densenet_bc, resnet, wide_resnet
 from kit.backbones.plain import ACTIVATIONS, INITS, NORMS, mlp, vgg_paper
 from kit.errors import unknown
 from kit.measure.costs import copied, meta
-from kit.settings import Count, Positive, adapter, confirm
+from kit.settings import Count, Positive, confirm
 
 __all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "backbone", "backbone_names", "mlp"]
 
@@ -62,7 +62,7 @@ def backbone(
     known = {**signature(build).parameters, **signature(backbone).parameters}
     for option, value in {**sizes, **options}.items():
         if option in known:
-            confirm(option, value, adapter(known[option].annotation), known[option].annotation)
+            confirm(option, value, known[option].annotation)
         elif name in _OWN:  # torchvision's own builders know theirs
             own = [other for other in signature(build).parameters if other not in sizes]
             raise unknown(f"option of backbone {name!r}:", option, own)
