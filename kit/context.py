@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.modules import fan_out_normal
+from kit.settings import accept, check
 from kit.shapes import Shape
 from kit.signal import Signal
 
 
 @dataclass(frozen=True)
 class Supply:
-    """A context mode taken apart: the network's input or not, and how many earlier outputs."""
+    """A context mode taken apart: the network's input or not, and how many earlier outputs; and how they are read."""
 
     image: bool
     depth: int
+    reads: Literal["entered", "received"] = "entered"
+    """What R reads of an earlier block: its input with the context that was added to it, as ContSup, or without."""
+    repeated: Literal["skip", "encode"] = "skip"
+    """What R does, beside E, with the network's input: nothing, as in ContSup, or encode it once more."""
+    encoders: Literal["biased", "plain"] = "biased"
+    """Convolutions with a bias and normal fan-out weights, as ContSup's, or without a bias and with PyTorch's."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
-def parse(context: str, num_blocks: int | None = None) -> Supply:
-    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
+def parse(context: str, num_blocks: int | None = None, options: Mapping[str, object] = MappingProxyType({})) -> Supply:
+    """Return what `none`, `E`, `Rn` or `RnE` asks for, with the further `options` of `Supply`.
+
+    Raises ValueError for anything else, and for n over `num_blocks`.
+    """
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
     if not found or not context:
         raise ValueError(
             f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
             "or both, as in R1E"
         )
-    supply = Supply(bool(found[2]), int(found[1] or 0))
+    mode = {"image": bool(found[2]), "depth": int(found[1] or 0)}
+    supply = Supply(**mode | accept("context option", options, Supply))
     if num_blocks is not None and supply.depth > num_blocks:
         raise ValueError(
             f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
@@ -45,16 +62,18 @@ def supplied(supply: Supply, index: int, inputs: Sequence[Shape], example: Tenso
 
     Raises ValueError where the network's input, as in `example`, cannot be added to features.
     """
-    if not index or supply == Supply(False, 0):
+    if not index or not (supply.image or supply.depth):
         return None
     sources = inputs[:index][::-1][: supply.depth]
+    if supply.image and supply.repeated == "skip" and len(sources) == index:
+        sources = sources[:-1]  # the earliest is the network's input, which E reads
     if (supply.image or len(sources) == index) and not example.is_floating_point():
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
             f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
             f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
         )
-    return Context(inputs[index], inputs[0] if supply.image else None, sources)
+    return Context(inputs[index], inputs[0] if supply.image else None, sources, supply)
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,8 @@ class Needs:
     x: bool = False
     depth: int = 0
     views: frozenset[str] = frozenset()
+    entered: bool = False
+    """Whether it asks for blocks' inputs with the context that was added to them."""
 
 
 class Context(nn.Module):
@@ -72,15 +93,19 @@ class Context(nn.Module):
     h (B, *shape) + E(x) + Σ_j R_j(c_j), everything from elsewhere detached. Encoders bring width and size to `shape`.
     """
 
-    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape]):
+    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape], supply: Supply):
         super().__init__()
-        self.image = _encoder(image, shape, hidden=12) if image is not None else None
-        self.earlier = nn.ModuleList(_encoder(source, shape, hidden=None) for source in earlier)
+        biased = supply.encoders == "biased"
+        self.image = _encoder(image, shape, 12, biased) if image is not None else None
+        self.earlier = nn.ModuleList(_encoder(source, shape, None, biased) for source in earlier)
+        self.entered = supply.reads == "entered"
+        if biased:
+            fan_out_normal(self)
 
     @property
     def needs(self) -> Needs:
         """What the block asks of those before it."""
-        return Needs(self.image is not None, len(self.earlier))
+        return Needs(self.image is not None, len(self.earlier), entered=self.entered)
 
     def forward(self, signal: Signal) -> Tensor:
         h = signal.h
@@ -150,10 +175,10 @@ def _shrinking(source: Shape, target: Shape) -> nn.Sequential:
     return _in_layout(source, target, [*layers, *_conv(channels, target.channels, 3), Resize(size)])
 
 
-def _encoder(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
+def _encoder(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn.Sequential:
     """Return a net (B, *source) -> (B, *target): between maps conv-BN-ReLU (3×3 twice for images, else 1×1), pool."""
     if source.is_map and target.is_map:
-        return _between_maps(source, target, hidden)
+        return _between_maps(source, target, hidden, bias)
     if len(source) == len(target) == 2:
         norm = nn.LayerNorm(target.channels)
         to_length = [Move(-1, 1), Resize(target.size), Move(1, -1)]
@@ -164,21 +189,24 @@ def _encoder(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
     if len(target) == 2 and source.is_map:
         side = max(1, int(target[0] ** 0.5))
         patches = Shape((target.channels, *(min(side, size) for size in source.size)))
-        return nn.Sequential(_between_maps(source, patches, hidden), nn.Flatten(2), Resize(target.size), Move(1, -1))
+        return nn.Sequential(
+            _between_maps(source, patches, hidden, bias), nn.Flatten(2), Resize(target.size), Move(1, -1)
+        )
     raise ValueError(
         f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
         "use context='none', or give the blocks before it maps, tokens or vectors of one kind"
     )
 
 
-def _between_maps(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
-    layers = _conv(source.channels, hidden, 3) if hidden else []
-    layers += _conv(hidden, target.channels, 3) if hidden else _conv(source.channels, target.channels, 1)
+def _between_maps(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn.Sequential:
+    layers = _conv(source.channels, hidden, 3, bias=bias) if hidden else []
+    last = (hidden, target.channels, 3) if hidden else (source.channels, target.channels, 1)
+    layers += _conv(*last, bias=bias)
     return _in_layout(source, target, [*layers, Resize(target.size)])
 
 
-def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1, bias: bool = False) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias)
     return [conv, nn.BatchNorm2d(out), nn.ReLU()]
 
 

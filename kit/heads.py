@@ -110,7 +110,8 @@ class Decoder(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         maps = channels_first(h, self.shape) if self.shape.is_map else self.lift(h)
-        maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=True)
+        if list(maps.shape[2:]) != self.size:  # to the same size it changes nothing, and costs two copies
+            maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=True)
         return self.paint(maps).float().sigmoid()
 
 

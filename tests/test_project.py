@@ -33,7 +33,7 @@ FLOORS = {
     "numbers": ["shapes", "signal", "losses", "measure.costs"],
     "compute": ["compute"],
     "top floor": ["objective", "heads", "context", "block", "growth", "exits", "delayed", "plan", "net"],
-    "splitting": ["splitting"],
+    "splitting": ["splitting", "measure.memory"],
     "methods": ["methods"],
     "models and data": ["backbones", "data"],
     "train": ["train"],

@@ -62,6 +62,7 @@ def decouple(
     optimizer: str | OptimizerSettings = "adamw",
     lr: float = 1e-3,
     *,
+    context_options: Mapping[str, object] = MappingProxyType({}),
     precision: str = "fp32",
     seed: int = 0,
     pixels: Callable[[Tensor], Tensor] | None = None,
@@ -75,15 +76,16 @@ def decouple(
     inputs, from which the heads take their sizes. A classifier at the end of the last stage becomes the last block's
     head, or is left out by methods that bring their own (`deinforeg`). Heads draw their first weights from (`seed`,
     block), so that they do not depend on the stages or on each other. `context` gives blocks more to see than their
-    predecessor's output: the network's input (`E`), so many earlier outputs (`R1`, `R2`, …), or both (`R1E`). `pixels`
-    turns inputs into images in [0, 1], for methods that reconstruct them. A net that grows begins with the first
-    `start` stages and gets the others with `net.grow()`; for blocks that see more than the net's input, `example` holds
-    every view by its name, the input's being `x`. `shapes` tell where the stages' outputs have their channels, if they
-    are not to be found by one forward pass. `options` are those of the optimizer (`weight_decay`, `momentum`,
-    `nesterov`), and the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown
+    predecessor's output: the network's input (`E`), so many earlier outputs (`R1`, `R2`, …), or both (`R1E`);
+    `context_options` are those of `kit.context.Supply`. `pixels` turns inputs into images in [0, 1], for methods that
+    reconstruct them. A net that grows begins with the first `start` stages and gets the others with `net.grow()`; for
+    blocks that see more than the net's input, `example` holds every view by its name, the input's being `x`. `shapes`
+    tell where the stages' outputs have their channels, if they are not to be found by one forward pass. `options` are
+    those of the optimizer (`weight_decay`, `momentum`, `nesterov`, `trust`), and the method's own: see
+    `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown
     name, and for an optimizer, precision or option that does not exist.
     """
-    supply, settings = parse(context, len(stages)), optimizer
+    supply, settings = parse(context, len(stages), context_options), optimizer
     if not isinstance(optimizer, OptimizerSettings):
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})

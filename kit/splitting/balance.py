@@ -2,7 +2,8 @@
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,16 +17,25 @@ BALANCES = {
     "params": "number of parameters",
     "layers": "number of weight matrices and kernels",
     "time": "measured seconds of forward and backward on the example, in evaluation mode",
-    "memory": "bytes autograd keeps for the backward pass on the example",
+    "memory": "bytes autograd keeps for the backward pass on the example; kit.run counts heads and losses too",
 }
 """What a stage's cost can be measured in: name → meaning."""
+
+Peaks = Callable[[Sequence[nn.Module]], tuple[Sequence[int], Sequence[int]]]
+"""From all the pieces between a model's cut points to the peak bytes of each one's backward pass: alone, and ending a
+block, with the head and loss there."""
 
 
 @same_random_numbers(0)
 def cheapest(
-    name: str, twin: nn.Module, lines: dict[bool, Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor
-) -> list[str]:
-    """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few."""
+    name: str, twin: nn.Module, lines: dict[bool, Line], cuts: list[str], num_blocks: int, balance: str,
+    example: Tensor, peaks: Peaks | None = None,
+) -> list[str]:  # fmt: skip
+    """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few.
+
+    With `peaks`, for batches of the example's size, a stage costs its peak: the largest of its pieces', each on top of
+    what the pieces before it keep, the last with its head.
+    """
     line, between = lines[True], defaultdict(list)
     layers = [index for index, node in enumerate(line.nodes) if any(_weights(node, tensors(twin, node)))]
     for cut in cuts:
@@ -46,7 +56,8 @@ def cheapest(
         ends, costs = [line.index[cut] for cut in candidates], [0] * (len(candidates) + 1)
         for index, cost in enumerate(_costs(twin, line, balance)):
             costs[bisect_left(ends, index)] += cost
-    return [candidates[index] for index in balanced(costs, num_blocks)]
+    found = peaks(stages_between(twin, lines, candidates)) if peaks else None
+    return [candidates[index] for index in balanced(costs, num_blocks, found)]
 
 
 def _weights(node: fx.Node, held: list[Tensor]) -> list[bool]:
@@ -89,28 +100,37 @@ def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
     return seconds
 
 
-def balanced(costs: list[float], num_blocks: int) -> list[int]:
+def balanced(
+    costs: Sequence[float], num_blocks: int, peaks: tuple[Sequence[float], Sequence[float]] | None = None
+) -> list[int]:
     """Divide a row of `costs` into `num_blocks` runs; return the index of the last item of each run but the last.
 
-    Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one.
+    Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one. A run costs
+    the sum of its items' costs, or with `peaks` the largest of its items' peaks, each on top of the costs before it:
+    within a run, the first list's, and at its end the second's.
     """
-    total = [0, *accumulate(costs)]
-    bounds = total  # for each item, the least possible largest cost of so many runs up to it
-    for _ in range(num_blocks - 1):
-        bounds = [min(max(bounds[i], total[j] - total[i]) for i in range(j + 1)) for j in range(len(total))]
+    within, at_end = peaks or (costs, costs)
+    cost: dict[tuple[int, int], float] = {}  # of the run from one item up to, without, another
+    for start in range(len(costs)):
+        before = high = 0
+        for item in range(start, len(costs)):
+            cost[start, item + 1] = max(high, before + at_end[item])
+            high, before = max(high, before + within[item]), before + costs[item]
+    items = range(1, len(costs) + 1)
+    bounds = [0, *(inf for _ in items)]  # for each item, the least possible largest cost of so many runs up to it
+    for _ in range(num_blocks):
+        bounds = [inf, *(min(max(bounds[i], cost[i, j]) for i in range(j)) for j in items)]
     best = {0: (0, [])}  # for each item so many runs can end before: the least sum of squares, and the runs' last items
     for _ in range(num_blocks):
         longer = {}
-        for end in range(1, len(total)):
+        for end in items:
             squares = {
-                start: known + (total[end] - total[start]) ** 2
+                start: known + cost[start, end] ** 2
                 for start, (known, _) in best.items()
-                if start < end and total[end] - total[start] <= bounds[-1]
+                if start < end and cost[start, end] <= bounds[-1]
             }
             if squares:
-                start = min(
-                    squares, key=lambda start, squares=squares: (squares[start], -start)
-                )  # the shorter at a tie
+                start = min(squares, key=lambda start, squares=squares: (squares[start], -start))  # shorter at a tie
                 longer[end] = squares[start], [*best[start][1], end - 1]
         best = longer
     return best[len(costs)][1][:-1]

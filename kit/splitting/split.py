@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from kit.errors import unknown
-from kit.splitting.balance import BALANCES, balanced, cheapest
+from kit.splitting.balance import BALANCES, Peaks, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
@@ -34,9 +34,14 @@ def split(
     return stages_between(traced.root, lines, cuts)
 
 
-def choose_cuts(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
-    """Return the points where `split` would cut, to be cut at again with `at`; measured times vary."""
-    _, lines, cuts = _cut(model, num_blocks, example, balance, None)
+def choose_cuts(
+    model: nn.Module, num_blocks: int, example: Tensor, balance: str, peaks: Peaks | None = None
+) -> list[str]:
+    """Return the points where `split` would cut, to be cut at again with `at`; measured times vary.
+
+    `peaks` count heads and losses in, for `balance="memory"`: see `kit.splitting.balance.cheapest`.
+    """
+    _, lines, cuts = _cut(model, num_blocks, example, balance, None, peaks)
     return [lines[True].name_of(cut) for cut in cuts]
 
 
@@ -50,7 +55,10 @@ def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     return _names(lines[True], cuts)
 
 
-def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None) -> tuple:
+def _cut(
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None,
+    peaks: Peaks | None = None,
+) -> tuple:  # fmt: skip
     """Return the traced model, its lines and the chosen cuts, of which one block has none."""
     if balance not in BALANCES:
         raise unknown("balance", balance, BALANCES)
@@ -66,7 +74,8 @@ def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str
     lines, cuts = find_cuts(traced, example)
     if at is not None:
         return traced, lines, _named(lines[True], cuts, at)
-    return traced, lines, cheapest(type(model).__name__, traced.twin, lines, cuts, num_blocks, balance, example)
+    name = type(model).__name__
+    return traced, lines, cheapest(name, traced.twin, lines, cuts, num_blocks, balance, example, peaks)
 
 
 def _names(line: Line, cuts: list[str]) -> list[str]:

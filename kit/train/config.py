@@ -36,11 +36,13 @@ _OF_THE_NET = [
     "num_blocks",
     "cuts",
     "context",
+    "context_options",
     "optimizer",
     "lr",
     "weight_decay",
     "momentum",
     "nesterov",
+    "trust",
     "precision",
     "device",
     "seed",
@@ -75,9 +77,11 @@ class RunConfig(DataSettings, OptimizerSettings):
     """Number of blocks (or, for bp, of exits watched)."""
     cuts: str | Sequence[str] = "auto"
     """Where to cut: what `kit.split` balances, names of cut points, or the papers' cuts: `auto` (DeInfoReg's, else by
-    parameters), `infopro` and `infopro-balanced` (by memory)."""
+    parameters), `infopro`, `infopro-balanced` (by memory), `fdg` and `ddg`."""
     context: str = "none"
     """What blocks see beside their predecessor's output."""
+    context_options: Mapping[str, object] = field(default_factory=dict)
+    """How they read it: the options of `kit.context.Supply`."""
     grow: Mapping[str, object] | None = None
     """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.growth.Growth`, such as
     `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
@@ -111,7 +115,7 @@ class RunConfig(DataSettings, OptimizerSettings):
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
         paper_cuts.find(self.cuts, self.backbone, self.num_blocks)
-        context.parse(self.context, self.num_blocks)
+        context.parse(self.context, self.num_blocks, self.context_options)
         methods.lookup(self.method, self.options)
         self.resolved_device()
         if self.stagewise and methods.lookup(self.method).delay:
