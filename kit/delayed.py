@@ -107,7 +107,8 @@ class DelayedBlock(Block):
             self._update()
         if signal is None:
             return None, None
-        signal = replace(signal, h=signal.h.detach().requires_grad_())
+        signal = replace(signal, h=signal.h.detach())
+        signal.h.requires_grad_()
         _, terms = self.losses(signal)
         self.objective.total(terms).backward()
         self.last_terms, self.pending = {name: term.detach() for name, term in terms.items()}, True
@@ -119,7 +120,8 @@ class DelayedBlock(Block):
         """Go forward on a batch, and remember what its gradient will need."""
         if signal is None:
             return None
-        flight = Flight(replace(signal, h=signal.h.detach().requires_grad_(self.index > 0)), self.num_forwards)
+        flight = Flight(replace(signal, h=signal.h.detach()), self.num_forwards)
+        flight.signal.h.requires_grad_(self.index > 0)
         self.num_forwards += 1
         if self.delay.weights == "replayed":
             with torch.no_grad():

@@ -110,7 +110,7 @@ class Plan:
             parts.to(memory_format=torch.channels_last)
         if self.dtype == torch.bfloat16:
             amx_layers.lay_out(parts)
-        stages, (objective, *probes) = parts[: len(stages)], parts[len(stages) : len(stages) + len(probes) + 1]
+        stages, (objective, *probes) = [*parts[: len(stages)]], parts[len(stages) : len(stages) + len(probes) + 1]
         context = None if context is None else parts[-1]
         own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:]}
         return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)

@@ -7,14 +7,20 @@ The sizes of a map do not tell whether it is (C, H, W), as convolutions make it,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kit.modules import evaluating
+from kit.settings import Count
+
+Sizes = Annotated[Sequence[Count], Field(min_length=1, description="a shape without batch, such as (3, 32, 32)")]
+"""Sizes of vectors, tokens or maps, as they are given."""
 
 
 class Shape(tuple):

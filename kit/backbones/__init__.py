@@ -13,7 +13,7 @@ from kit.backbones.plain import ACTIVATIONS, INITS, NORMS, mlp, vgg_paper
 from kit.errors import unknown
 from kit.measure.costs import on_meta
 from kit.modules import evaluating
-from kit.settings import Count, Positive, adapter, confirm
+from kit.settings import Count, Positive, confirm
 
 __all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "backbone", "backbone_names", "mlp"]
 
@@ -69,7 +69,7 @@ def backbone(
     known = {**signature(build).parameters, **signature(backbone).parameters}
     for option, value in {**sizes, **options}.items():
         if option in known:
-            confirm(option, value, adapter(known[option].annotation), known[option].annotation)
+            confirm(option, value, known[option].annotation)
         elif name in _OWN:  # torchvision's own builders know theirs
             own = [other for other in signature(build).parameters if other not in sizes]
             raise unknown(f"option of backbone {name!r}:", option, own)

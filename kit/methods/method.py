@@ -1,11 +1,13 @@
 """What the registry knows of a method."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kit.delayed import Delay
+from kit.errors import unknown
 from kit.objective import Objective
+from kit.settings import confirm_arguments
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,10 @@ class Method:
         own = list(inspect.signature(self.objective).parameters.values())[1:]
         late = inspect.signature(self.delay).parameters.values() if self.delay else ()
         return {p.name: p.default for p in (*own, *late)}
+
+    def check(self, name: str, options: Mapping[str, object]) -> None:
+        """Raise ValueError for an option that the method, called `name`, does not have, or not with that value."""
+        for option in options:
+            if option not in self.options:
+                raise unknown(f"option of method {name!r}:", option, self.options)
+        confirm_arguments(self.objective, options)
