@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from types import MappingProxyType
 from typing import Literal
 
 import torch
@@ -14,17 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.modules import fan_out_normal
-from kit.settings import accept, check
+from kit.settings import check
 from kit.shapes import Shape
 from kit.signal import Signal
 
 
 @dataclass(frozen=True)
-class Supply:
-    """A context mode taken apart: the network's input or not, and how many earlier outputs; and how they are read."""
+class Needs:
+    """What a block asks of those before it: the network's input, so many of their inputs, views by name."""
 
-    image: bool
-    depth: int
+    x: bool = False
+    depth: int = 0
+    views: frozenset[str] = frozenset()
+    entered: bool = False
+    """Whether it asks for their inputs with the context that was added to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How context is read."""
+
     reads: Literal["entered", "received"] = "entered"
     """What R reads of an earlier block: its input with the context that was added to it, as ContSup, or without."""
     repeated: Literal["skip", "encode"] = "skip"
@@ -36,55 +44,42 @@ class Supply:
         check(self)
 
 
-def parse(context: str, num_blocks: int | None = None, options: Mapping[str, object] = MappingProxyType({})) -> Supply:
-    """Return what `none`, `E`, `Rn` or `RnE` asks for, with the further `options` of `Supply`.
-
-    Raises ValueError for anything else, and for n over `num_blocks`.
-    """
+def parse(context: str, num_blocks: int | None = None) -> Needs:
+    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
     if not found or not context:
         raise ValueError(
             f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
             "or both, as in R1E"
         )
-    mode = {"image": bool(found[2]), "depth": int(found[1] or 0)}
-    supply = Supply(**mode | accept("context option", options, Supply))
-    if num_blocks is not None and supply.depth > num_blocks:
+    needs = Needs(bool(found[2]), int(found[1] or 0))
+    if num_blocks is not None and needs.depth > num_blocks:
         raise ValueError(
-            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
+            f"context={context!r} asks for {needs.depth} earlier outputs, but the net has only "
             f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
         )
-    return supply
+    return needs
 
 
-def supplied(supply: Supply, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
+def supplied(
+    supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor, encoding: Encoding = Encoding()
+) -> Context | None:
     """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
 
     Raises ValueError where the network's input, as in `example`, cannot be added to features.
     """
-    if not index or not (supply.image or supply.depth):
+    if not index or supply == Needs():
         return None
     sources = inputs[:index][::-1][: supply.depth]
-    if supply.image and supply.repeated == "skip" and len(sources) == index:
+    if supply.x and encoding.repeated == "skip" and len(sources) == index:
         sources = sources[:-1]  # the earliest is the network's input, which E reads
-    if (supply.image or len(sources) == index) and not example.is_floating_point():
+    if (supply.x or len(sources) == index) and not example.is_floating_point():
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
             f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
             f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
         )
-    return Context(inputs[index], inputs[0] if supply.image else None, sources, supply)
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a block asks of those before it: the network's input, so many of their inputs, views by name."""
-
-    x: bool = False
-    depth: int = 0
-    views: frozenset[str] = frozenset()
-    entered: bool = False
-    """Whether it asks for blocks' inputs with the context that was added to them."""
+    return Context(inputs[index], inputs[0] if supply.x else None, sources, encoding)
 
 
 class Context(nn.Module):
@@ -93,12 +88,12 @@ class Context(nn.Module):
     h (B, *shape) + E(x) + Σ_j R_j(c_j), everything from elsewhere detached. Encoders bring width and size to `shape`.
     """
 
-    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape], supply: Supply):
+    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape], encoding: Encoding):
         super().__init__()
-        biased = supply.encoders == "biased"
+        biased = encoding.encoders == "biased"
         self.image = _encoder(image, shape, 12, biased) if image is not None else None
         self.earlier = nn.ModuleList(_encoder(source, shape, None, biased) for source in earlier)
-        self.entered = supply.reads == "entered"
+        self.entered = encoding.reads == "entered"
         if biased:
             fan_out_normal(self)
 

@@ -5,7 +5,7 @@ have cost is really saved. A sample's way depends on nothing but the sample: not
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -93,27 +93,21 @@ def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor,
     `cost` is that of leaving at each exit, as `exit_costs` gives it. Runs in evaluation mode. Raises ValueError for
     an empty batch, and for a rule that compares two exits on a net that has one.
     """
-    num_exits, signal = net.num_exits, net.signal(x)
-    size = len(signal.h)
-    _check(size, rule, num_exits)
+    signal = net.signal(x)
+    _check(size := len(signal.h), rule, net.num_exits)
+    here = torch.arange(size, device=signal.h.device)  # who is still under way
+    left, count, before, rows, walk = here.clone(), torch.zeros_like(here), None, None, net.walk(signal)
     with evaluating(net):
-        here = torch.arange(size, device=signal.h.device)  # who is still under way
-        left = torch.full_like(here, num_exits - 1)
-        count, before, result, rows = torch.zeros_like(here), None, None, None
-        walk = net.walk(signal)
-        for k in range(num_exits):
+        for k in range(net.num_exits):
             logits = walk.send(rows).logits()
-            result = logits.new_empty(size, logits.shape[1]) if result is None else result
+            if k == 0:
+                result = logits.new_empty(size, logits.shape[1])
+            result[here], left[here] = logits, k  # of those who go on, a later exit's answer replaces it
             leaves, count = rule(logits, before, count)
-            if k == num_exits - 1 or leaves.all():
-                result[here], left[here] = logits, k
+            if leaves.all():
                 break
-            rows = None
-            if leaves.any():
-                gone, rows = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
-                result[here[gone]], left[here[gone]] = logits[gone], k
-                here, count, logits = here[rows], count[rows], logits[rows]
-            before = logits
+            rows = (~leaves).nonzero().squeeze(1) if leaves.any() else None
+            here, count, before = (t if rows is None else t[rows] for t in (here, count, logits))
     return result, left, torch.tensor(cost, dtype=torch.float64)[left.cpu()]
 
 
@@ -140,16 +134,17 @@ def exit_costs(net, x, unit: str = "flops", repeats: int = 5) -> list[float]:
     with evaluating(net):
         if unit == "flops":
             with costs.counting() as counter:
-                totals = [counter.get_total_flops() for visit in net.walk(signal) if visit.logits() is not None]
+                totals = _readings(net, signal, counter.get_total_flops)
         else:
-            runs = torch.tensor([_clocked(net, signal) for _ in range(repeats + 1)][1:])
+            runs = torch.tensor([_readings(net, signal, time.perf_counter) for _ in range(repeats + 1)][1:])
             totals = runs.median(0).values.tolist()
     return [total / len(signal.h) for total in totals]
 
 
-def _clocked(net, signal) -> list[float]:
-    begin = time.perf_counter()
-    return [time.perf_counter() - begin for visit in net.walk(signal) if visit.logits() is not None]
+def _readings(net, signal, meter: Callable[[], float]) -> list[float]:
+    """Return what `meter` has gone up by at each exit of a walk."""
+    begin = meter()
+    return [meter() - begin for visit in net.walk(signal) if visit.logits() is not None]
 
 
 @torch.no_grad()
@@ -244,18 +239,14 @@ def choose(points: Sequence[Point], *, accuracy: float | None = None, cost: floa
     """
     if (accuracy is None) == (cost is None):
         raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
-    name = points[0].rule.name
+    name, best = points[0].rule.name, max(point.accuracy for point in points)
     if accuracy is not None:
-        good = [point for point in points if point.accuracy >= accuracy]
-        if not good:
-            best = max(point.accuracy for point in points)
+        if best < accuracy:
             raise ValueError(f"no threshold of {name!r} reaches an accuracy of {accuracy:g}: the best is {best:.4f}")
-        return min(good, key=lambda point: (point.cost, -point.accuracy))
-    good = [point for point in points if point.cost <= cost]
-    if not good:
-        least = min(point.cost for point in points)
+        return min((p for p in points if p.accuracy >= accuracy), key=lambda p: (p.cost, -p.accuracy))
+    if (least := min(point.cost for point in points)) > cost:
         raise ValueError(f"no threshold of {name!r} costs {cost:g} or less: the cheapest costs {least:g}")
-    return max(good, key=lambda point: (point.accuracy, -point.cost))
+    return max((p for p in points if p.cost <= cost), key=lambda p: (p.accuracy, -p.cost))
 
 
 def calibrate(

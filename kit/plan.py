@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.block import Block
 from kit.compute import amx_layers
-from kit.context import ExtraView, Supply, supplied
+from kit.context import Encoding, ExtraView, Needs, supplied
 from kit.modules import on
 from kit.objective import HeadSpec, Objective
 from kit.shapes import Shape, output_shapes
@@ -40,7 +40,8 @@ class Plan:
     probe: Callable[[HeadSpec], Objective]
     """Builds the objective whose head watches a cut inside a block."""
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    supply: Supply
+    supply: Needs
+    encoding: Encoding
     dtype: torch.dtype | None
     channels_last: bool
     """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
@@ -99,7 +100,7 @@ class Plan:
         """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
         first = len(shapes) - len(stages) - 1
         with seeds.seeded(self.seed, "context", index):
-            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"])
+            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"], self.encoding)
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
                 context = ExtraView(name, shapes[first], view, context)

@@ -1,9 +1,8 @@
 """The registry: a method's name, and how each of its blocks gets its head and its loss."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
-from inspect import signature
 from types import MappingProxyType
 from typing import Annotated
 
@@ -14,14 +13,14 @@ from kit import growth
 from kit.block import Block
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import resolve
-from kit.context import parse
+from kit.context import Encoding, parse
 from kit.delayed import Delay, DelayedBlock
 from kit.errors import unknown
 from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
 from kit.methods.method import Method
 from kit.net import Net
 from kit.plan import Plan, widest
-from kit.settings import Count, Positive, Whole, typed
+from kit.settings import Count, Positive, Whole, accept, typed
 from kit.shapes import Shape, Sizes, output_shapes
 from kit.splitting.stage import split_classifier
 
@@ -84,7 +83,7 @@ def decouple(
     head, or is left out by methods that bring their own (`deinforeg`). Heads draw their first weights from (`seed`,
     block), so that they do not depend on the stages or on each other. `context` gives blocks more to see than their
     predecessor's output: the network's input (`E`), so many earlier outputs (`R1`, `R2`, …), or both (`R1E`);
-    `context_options` are those of `kit.context.Supply`. `pixels` turns inputs into images in [0, 1], for methods that
+    `context_options` are those of `kit.context.Encoding`. `pixels` turns inputs into images in [0, 1], for methods that
     reconstruct them. A net that grows begins with the first `start` stages and gets the others with `net.grow()`; for
     blocks that see more than the net's input, `example` holds every view by its name, the input's being `x`. `shapes`
     tell where the stages' outputs have their channels, if they are not to be found by one forward pass. `options` are
@@ -93,12 +92,13 @@ def decouple(
     that does not exist, for stages that share what they learn, and for another `num_classes` than that of the model's
     classifier.
     """
-    supply, settings = parse(context, len(stages), context_options), optimizer
+    supply, settings = parse(context, len(stages)), optimizer
+    encoding = Encoding(**accept("context option", context_options, Encoding))
     if not isinstance(optimizer, OptimizerSettings):
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
     chosen = lookup(method, options)
-    delay = _delay(chosen, method, options, precision, context) if len(stages) > 1 else None
+    delay = _delay(chosen, method, options, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
     example = examples["x"]
     dtype = resolve(precision, example.device)
@@ -122,10 +122,11 @@ def decouple(
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.objective, **options),
-        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay else Block,
+        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay and body else Block,
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
+        encoding=encoding,
         dtype=dtype,
         channels_last=channels_last,
         seed=seed,
@@ -139,13 +140,12 @@ def decouple(
     return Net(blocks, method, num_classes, channels_last, plan)
 
 
-def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay | None:
-    """Take the options that say how gradients come late out of `options`; None for methods whose gradients do not."""
-    if chosen.delay is None:
-        return None
+def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay:
+    """Take the options that say how gradients come late out of `options`."""
     if context != "none":
         raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
-    delay = chosen.delay(**{name: options.pop(name) for name in signature(chosen.delay).parameters if name in options})
+    own = {name: options.pop(name) for name in vars(chosen.delay).keys() & options.keys()}
+    delay = replace(chosen.delay, **own)
     if delay.weights == "mixed" and precision != "fp32":
         raise ValueError(
             f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "

@@ -7,14 +7,15 @@ from kit.splitting.balance import BALANCES, Peaks, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
-from kit.splitting.verify import verify
+from kit.splitting.verify import check_stages
 
 __all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
 
 def split(
-    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None
-) -> list[nn.Module]:
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None,
+    verify: bool = True,
+) -> list[nn.Module]:  # fmt: skip
     """Cut `model` into `num_blocks` stages, each (B, …) → (B, …), that compose to it and share its tensors.
 
     `example` (B, …) is one batch as the model takes it. The cuts minimise the largest stage cost in terms of `balance`
@@ -24,13 +25,17 @@ def split(
     None or `len(at) + 1`. One block is the model itself, which then need not be traceable. A parameter that the
     forward pass never reads is in no stage. The model stays as it was: whatever runs, runs on a copy.
 
+    `verify=False` skips the comparison of the stages with the model, which takes a few forward and backward passes: for
+    large models whose cuts are known to be right.
+
     Raises ValueError for a model that cannot be traced, returns several values, has too few cut points or gives other
     outputs, gradients or buffers than its stages; for a name in `at` that is unknown, out of order or no cut point.
     """
     traced, lines, cuts = _cut(model, num_blocks, example, balance, at)
     if not cuts:
         return [model]
-    verify(type(model).__name__, traced, stages_between(traced.twin, lines, cuts), example)
+    if verify:
+        check_stages(traced, stages_between(traced.twin, lines, cuts), example)
     return stages_between(traced.root, lines, cuts)
 
 
@@ -42,7 +47,7 @@ def choose_cuts(
     `peaks` count heads and losses in, for `balance="memory"`: see `kit.splitting.balance.cheapest`.
     """
     _, lines, cuts = _cut(model, num_blocks, example, balance, None, peaks)
-    return [lines[True].name_of(cut) for cut in cuts]
+    return [lines[0].name_of(cut) for cut in cuts]
 
 
 def cut_points(model: nn.Module, example: Tensor) -> list[str]:
@@ -51,8 +56,8 @@ def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     A point is named by the outermost module that ends there (`layer1`, `features.8`) or else by the operation
     (`layer1.add`). Raises ValueError as `split` does, but does not compare stages with the model.
     """
-    lines, cuts = find_cuts(trace(model), example)
-    return _names(lines[True], cuts)
+    (line, *_), cuts = find_cuts(trace(model), example)
+    return _names(line, cuts)
 
 
 def _cut(
@@ -69,13 +74,12 @@ def _cut(
     if at is None and (not isinstance(num_blocks, int) or isinstance(num_blocks, bool) or num_blocks < 1):
         raise ValueError(f"num_blocks={num_blocks!r}, expected an integer of at least 1, or None with at=[…]")
     if num_blocks == 1 or at is not None and not len(at):
-        return None, {}, []  # the model need not be traceable
+        return None, [], []  # the model need not be traceable
     traced = trace(model)
     lines, cuts = find_cuts(traced, example)
-    if at is not None:
-        return traced, lines, _named(lines[True], cuts, at)
-    name = type(model).__name__
-    return traced, lines, cheapest(name, traced.twin, lines, cuts, num_blocks, balance, example, peaks)
+    if at is None:
+        return traced, lines, cheapest(traced, lines, cuts, num_blocks, balance, example, peaks)
+    return traced, lines, _named(lines[0], cuts, at)
 
 
 def _names(line: Line, cuts: list[str]) -> list[str]:

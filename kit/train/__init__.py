@@ -103,8 +103,7 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
     with folder_lock(config.folder):
         if config.folder:
             checkpoint.sweep_drafts(config.folder)
-        source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
-        with source:
+        with (FromFinished if config.stagewise else FromData)(net, loaded, config) as source:
             return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
@@ -112,15 +111,13 @@ def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
     """Raise ValueError for a net, data and settings that cannot train together."""
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for name in ("train", "val", "test"):
-        labels = getattr(loaded, name).labels
-        if len(labels) == 0:
+    for name, part in loaded.splits.items():
+        if len(part) == 0:
             raise ValueError(f"the {name} split of {loaded.name} is empty: raise limit or val_fraction")
-        for label in (labels.min().item(), labels.max().item()):
+        for label in map(int, part.labels.aminmax()):
             if not 0 <= label < net.num_classes:
-                raise ValueError(
-                    f"label {label} in the {name} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
-                )
+                where = f"in the {name} split of {loaded.name}"
+                raise ValueError(f"label {label} {where}: labels have to be 0 to {net.num_classes - 1}")
     asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
     for view in sorted(asked - set(loaded.views)):
         beside = ", ".join(loaded.views) or "nothing"

@@ -17,9 +17,9 @@ from kit import context, growth, methods
 from kit.backbones import BACKBONES, backbone_names
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
-from kit.data.data_settings import DataSettings
+from kit.data.loading import DataSettings
 from kit.errors import unknown
-from kit.settings import Count, Positive, Whole
+from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
 from kit.splitting.split import BALANCES
 
@@ -27,26 +27,11 @@ CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
 """Settings that say where things are and how often they are kept, and change no number."""
 
-_OF_THE_NET = [
-    "backbone",
-    "width",
-    "backbone_options",
-    "method",
-    "options",
-    "num_blocks",
-    "cuts",
-    "context",
+_OF_THE_NET = (
+    *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context"),
     "context_options",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "momentum",
-    "nesterov",
-    "trust",
-    "precision",
-    "device",
-    "seed",
-]
+    *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "trust", "precision", "device", "seed"),
+)
 
 
 def _known_backbone(name: str) -> str:
@@ -59,7 +44,7 @@ def _known_backbone(name: str) -> str:
 class RunConfig(DataSettings, OptimizerSettings):
     """One training run: data, model, method, optimizer, training, and where its record goes.
 
-    The settings of the data and of the optimizer are `kit.data.data_settings.DataSettings` and
+    The settings of the data and of the optimizer are `kit.data.loading.DataSettings` and
     `kit.compute.optimizers.OptimizerSettings`. Raises ValueError for settings that cannot be.
     """
 
@@ -81,7 +66,7 @@ class RunConfig(DataSettings, OptimizerSettings):
     context: str = "none"
     """What blocks see beside their predecessor's output."""
     context_options: Mapping[str, object] = field(default_factory=dict)
-    """How they read it: the options of `kit.context.Supply`."""
+    """How they read it: the settings of `kit.context.Encoding`."""
     grow: Mapping[str, object] | None = None
     """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.growth.Growth`, such as
     `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
@@ -115,7 +100,8 @@ class RunConfig(DataSettings, OptimizerSettings):
         if isinstance(self.cuts, str) and self.cuts not in CUTS:
             raise unknown("cuts", self.cuts, CUTS)
         paper_cuts.find(self.cuts, self.backbone, self.num_blocks)
-        context.parse(self.context, self.num_blocks, self.context_options)
+        context.parse(self.context, self.num_blocks)
+        context.Encoding(**accept("context option", self.context_options, context.Encoding))
         methods.lookup(self.method, self.options)
         self.resolved_device()
         if self.stagewise and methods.lookup(self.method).delay:
@@ -183,4 +169,4 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     def net_content(self) -> dict:
         """Return the settings that decide what net is built."""
-        return {name: self.plain()[name] for name in _OF_THE_NET}
+        return {name: value for name, value in self.plain().items() if name in _OF_THE_NET}

@@ -58,12 +58,8 @@ class History:
         """
         val, test = self.accuracy("val"), self.accuracy("test")
         epoch, block = val.stack().idxmax()
-        return {
-            "epoch": int(epoch),
-            "block": int(block),
-            "val": float(val.at[epoch, block]),
-            "test": float(test.at[epoch, block]),
-        }
+        accuracies = {"val": float(val.at[epoch, block]), "test": float(test.at[epoch, block])}
+        return {"epoch": int(epoch), "block": int(block), **accuracies}
 
     def exits(self) -> pd.DataFrame:
         """Final accuracies by exit: a row per exit, at the epoch that is best for it on validation."""
