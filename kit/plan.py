@@ -77,8 +77,9 @@ class Plan:
         stage, index = on(self.device, stage), len(inputs) - 1
         (shape,) = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device), inputs[-1])
         spec = HeadSpec(
-            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before)
-        )
+            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before),
+            Shape(inputs[-1]),
+        )  # fmt: skip
         return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views)
 
     def _spec(self, stage: int, before: Sequence[Objective]) -> HeadSpec:
@@ -86,8 +87,9 @@ class Plan:
         classifier = self.classifier if stage == total - 1 else None
         shape, image = self.shapes[stage + 1], self.shapes[0]
         return HeadSpec(
-            shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before)
-        )
+            shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before),
+            self.shapes[stage],
+        )  # fmt: skip
 
     def _objective(self, spec: HeadSpec, build: Callable[[HeadSpec], Objective]) -> Objective:
         with seeds.seeded(self.seed, "head", spec.index):

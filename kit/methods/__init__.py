@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from math import isqrt
 from types import MappingProxyType
 from typing import Annotated
 
@@ -51,7 +52,7 @@ METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, me
 
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
-    """Return the method of that name; ValueError for a name or an option that does not exist, or not with that value."""
+    """Return the method of that name; ValueError for a name, option or value that it does not have."""
     if name not in REGISTRY:
         raise unknown("method", name, REGISTRY)
     REGISTRY[name].check(name, options)
@@ -103,9 +104,15 @@ def decouple(
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages
-    trunk, classifier = split_classifier(last, num_classes)
+    wants_map = options.get("last", chosen.options.get("last")) == "map"
+    trunk, classifier = split_classifier(last, num_classes, pool=not wants_map)
     stages = [*body, trunk]
     found = output_shapes(stages, example) if shapes is None else [Shape(shape) for shape in shapes]
+    width = next((m.in_features for m in classifier.modules() if isinstance(m, nn.Linear)), 0) if classifier else 0
+    if wants_map and width and found[-1] != (width,):
+        side = isqrt(found[-1][0] // width)  # the classifier read a pooled map; heads of their own read it whole
+        stages[-1], classifier = nn.Sequential(trunk, nn.Unflatten(1, (width, side, side))), None
+        found[-1] = Shape((width, side, side))
     if classifier is None and found[-1] == (num_classes,):
         classifier = nn.Identity()  # the model ends in logits without a Linear, as SqueezeNet does
     if classifier is None and len(found[-1]) == 1 and split_classifier(last, *found[-1])[1] is not None:

@@ -56,7 +56,12 @@ def cheapest(
         ends, costs = [line.index[cut] for cut in candidates], [0] * most
         for index, cost in enumerate(_costs(line, balance)):
             costs[bisect_left(ends, index)] += cost
-    found = peaks(stages_between(traced.twin, lines, candidates)) if peaks else None
+    found = None
+    if peaks:
+        entries = [example.nbytes, *(line.env[line.carried[cut]].nbytes for cut in candidates)]
+        alone = peaks(stages_between(traced.twin, lines, candidates))
+        # What enters a piece is kept by the piece before, unless the block begins there.
+        found = *([peak - entry for peak, entry in zip(each, entries, strict=True)] for each in alone), entries
     return [candidates[index] for index in balanced(costs, num_blocks, found)]
 
 
@@ -100,19 +105,17 @@ def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
     return seconds
 
 
-def balanced(
-    costs: Sequence[float], num_blocks: int, peaks: tuple[Sequence[float], Sequence[float]] | None = None
-) -> list[int]:
+def balanced(costs: Sequence[float], num_blocks: int, peaks: tuple[Sequence[float], ...] | None = None) -> list[int]:
     """Divide a row of `costs` into `num_blocks` runs; return the index of the last item of each run but the last.
 
     Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one. A run costs
     the sum of its items' costs, or with `peaks` the largest of its items' peaks, each on top of the costs before it:
-    within a run, the first list's, and at its end the second's.
+    within a run, the first list's, and at its end the second's; and what enters it, the third's.
     """
-    within, at_end = peaks or (costs, costs)
+    within, at_end, entries = peaks or (costs, costs, [0] * len(costs))
     cost: dict[tuple[int, int], float] = {}  # of the run from one item up to, without, another
     for start in range(len(costs)):
-        before = high = 0
+        before, high = entries[start], 0
         for item in range(start, len(costs)):
             cost[start, item + 1] = max(high, before + at_end[item])
             high, before = max(high, before + within[item]), before + costs[item]
