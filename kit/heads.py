@@ -227,7 +227,7 @@ def pooled_net(kind: str, shape: Sequence[int], out: int) -> nn.Sequential:
     channels, *sides = shape
     layers: list[nn.Module] = [] if kind == "cnn" else [nn.AdaptiveAvgPool2d([ceil(side / 4) for side in sides])]
     for _ in range({"mlp": 0, "mlp-sr": 3, "cnn": 2}[kind]):
-        conv = nn.Conv2d(channels, channels, 3 if kind == "cnn" else 1, padding=kind == "cnn", bias=False)
+        conv = nn.Conv2d(channels, channels, 3 if kind == "cnn" else 1, padding=int(kind == "cnn"), bias=False)
         layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]
     layers += [nn.AdaptiveAvgPool2d(2), *([nn.BatchNorm2d(channels)] if kind == "cnn" else []), nn.Flatten()]
     layers.append(dense_layers(*[4 * channels] * (1 if kind == "cnn" else 4), out))

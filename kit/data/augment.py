@@ -1,7 +1,8 @@
 """Random image transformations, drawn for every image of a batch at once.
 
 Each function takes float images (B, C, H, W) in [0, 1] and a CPU `torch.Generator`, and returns new images of the same
-shape, dtype and device. Parameters are drawn on the CPU and then moved, so a run draws the same on every device.
+shape, dtype and device; `two_crops` twice as many. Parameters are drawn on the CPU and then moved, so a run draws the
+same on every device.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +44,33 @@ def random_flip(x: Tensor, p: float = 0.5, *, generator: Generator) -> Tensor:
 def random_grey(x: Tensor, p: float, *, generator: Generator) -> Tensor:
     """Replace each RGB image by its luma (in all three channels) with probability `p`; one channel is left alone."""
     return torch.where(_chosen(x, p, generator), _luma(x), x)
+
+
+def random_cutout(x: Tensor, length: int = 16, *, generator: Generator) -> Tensor:
+    """Black out a square of `length` pixels around a random pixel of each image (DeVries & Taylor 2017).
+
+    PredSim's code does so after scaling, where 0 is the mean.
+    """
+    inside = []
+    for side in x.shape[2:]:
+        begin = torch.randint(side, (len(x), 1), generator=generator) - length // 2
+        inside.append((torch.arange(side) >= begin) & (torch.arange(side) < begin + length))
+    rows, columns = inside
+    return x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0.0)
+
+
+def two_crops(x: Tensor, *, generator: Generator) -> Tensor:
+    """Return each image twice, (2B, C, H, W): cropped and flipped, then a second time with jitter and grey besides.
+
+    Source: the code of DeInfoReg, for SCPL.
+    """
+    views = []
+    for name in ("crop-flip", "paper"):
+        view = x
+        for transform in AUGMENTATIONS[name]:
+            view = transform(view, generator=generator)
+        views.append(view)
+    return torch.cat(views)
 
 
 def color_jitter(x: Tensor, strengths: Sequence[float], p: float = 0.8, *, generator: Generator) -> Tensor:
@@ -117,6 +145,8 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], ...]] = {  # what is done 
     "shift-flip": (random_shift, random_flip),
     "crop-flip": (CROP, random_flip),  # the usual CIFAR recipe
     "reflect": (partial(CROP, mode="reflect"), random_flip),  # InfoPro's
+    "crop-flip-cutout": (CROP, random_flip, random_cutout),
+    "two-crops": (two_crops,),  # SCPL's, of every image
     "paper": (CROP, random_flip, JITTER, partial(random_grey, p=0.2)),  # DeInfoReg's
 }
 

@@ -22,3 +22,20 @@ def stratified(labels: Tensor, count: int, generator: Generator, *, proportional
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[ties[key[ties].argsort(stable=True)]][:count]] = True
     return chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)
+
+
+def few_classes(order: Tensor, labels: Tensor, batch_size: int, num_classes: int) -> Tensor:
+    """Return the rows `order` (N,) arranged so that most batches are of `num_classes` classes.
+
+    A batch is of the classes of the next rows, as many as it takes; what is missing comes from the others. So trains
+    PredSim where asked (Nøkland & Eidnes, ICML 2019).
+    """
+    left, batches = order, []
+    while len(left):
+        own = labels[left]
+        chosen = list(dict.fromkeys(own[: 50 * num_classes].tolist()))[:num_classes]
+        others = ~torch.isin(own, torch.tensor(chosen))
+        ranked = left[torch.argsort(others.byte(), stable=True)]
+        batches.append(ranked[:batch_size])
+        left = left[~torch.isin(left, batches[-1])]
+    return torch.cat(batches)
