@@ -103,9 +103,7 @@ class Block(nn.Module):
 
         Raises ValueError for a signal without labels, and for a single sample where the loss compares samples.
         """
-        self._check_kind(signal)
-        if signal.y is None:
-            raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+        self._check_labelled(signal)
         if self.objective.batch_statistics and len(signal.y) < 2:
             raise ValueError(
                 f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
@@ -127,11 +125,7 @@ class Block(nn.Module):
             hook(self, signal)
         if self.frozen:
             return self.pass_through(signal)
-        if not self.training:
-            raise ValueError(
-                f"block {self.index + 1} is in evaluation mode, where a step would move its weights but not its batch "
-                "statistics: call net.train() before, or freeze() the block to leave it as it is"
-            )
+        self.check_learns(signal)
         h, terms = self.losses(signal) if self.replicas is None else self.replicas.losses(signal)
         after = self.next_signal(signal, h)  # before the step: label codes are those of the weights that made h
         self.objective.total(terms).backward()
@@ -207,6 +201,20 @@ class Block(nn.Module):
         if not isinstance(signal, Signal):
             kind = type(signal).__name__
             raise TypeError(f"block {self.index + 1} takes a signal, but got a {kind}: net.signal(x, y) makes one")
+
+    def _check_labelled(self, signal: Signal) -> None:
+        self._check_kind(signal)
+        if signal.y is None:
+            raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+
+    def check_learns(self, signal: Signal) -> None:
+        """Raise ValueError or TypeError for a signal without labels, and for a block in evaluation mode."""
+        self._check_labelled(signal)
+        if not self.training:
+            raise ValueError(
+                f"block {self.index + 1} is in evaluation mode, where a step would move its weights but not its batch "
+                "statistics: call net.train() before, or freeze() the block to leave it as it is"
+            )
 
     def _misfit(self, signal: Signal, error: Exception) -> str | None:
         """Return what is wrong with a signal that the block failed on, or None where that has another cause."""

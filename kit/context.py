@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit.modules import fan_out_normal
-from kit.settings import check
+from kit.settings import check, typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -44,6 +44,7 @@ class Encoding:
         check(self)
 
 
+@typed
 def parse(context: str, num_blocks: int | None = None) -> Needs:
     """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
     found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)

@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from kit import seeds
 from kit.block import Block
-from kit.settings import check
+from kit.settings import Positive, check
 from kit.signal import Signal
 
 Meet = Callable[[Signal | None], Tensor | None]
@@ -45,7 +45,7 @@ class Delay:
     weights: Literal["mixed", "stashed", "replayed", "predicted"]
     beta: float = 1.0
     """Factor of the gradient at each boundary that it crosses, in (0, 1]; 1 shrinks nothing."""
-    delay_lr: Sequence[float] = ()
+    delay_lr: Sequence[Positive] = ()
     """Factors of the blocks' learning rates, first to last; 1 for those not named."""
     flush: Literal["never", "epoch", "end"] = "never"
     """When all that is under way is learned from before the next batch comes, or the run ends without."""
@@ -89,6 +89,8 @@ class DelayedBlock(Block):
 
     def __init__(self, *args: object, delay: Delay, num_blocks: int, **more: object):
         super().__init__(*args, **more)
+        if len(delay.delay_lr) > num_blocks:
+            raise ValueError(f"delay_lr={list(delay.delay_lr)}, but there are {num_blocks} blocks: one factor for each")
         self.delay, self.is_last = delay, self.index == num_blocks - 1
         self.ticks = delay.ticks(self.index, num_blocks)
         self.flights: deque[Flight] = deque()
@@ -104,6 +106,8 @@ class DelayedBlock(Block):
         are locked, `meet` hands the next signal on, and returns the gradient that has come.
         """
         self.last_terms = {}
+        if signal is not None:
+            self.check_learns(signal)
         if self.is_last:
             return self._tick_last(signal)
         if self.delay.unlocked:

@@ -52,6 +52,7 @@ def invariance(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
     Range [0, 4]. Correlation ignores the length of a row, so normalised and raw embeddings give the same value.
     Source: DeInfoReg (arXiv 2506.18193), invariance term; with a convolution's output as `z`, PredSim's sim loss.
     """
+    _check_rows(z)
     check_class_numbers(y, len(z))
     return F.mse_loss(correlation(z), label_correlation(y, num_classes, z.dtype))
 
@@ -111,7 +112,7 @@ def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1, contrast
     """
     _check_rows(z)
     check_class_numbers(y, len(z))
-    if not temperature > 0:
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
         raise ValueError(f"temperature={temperature!r}, but it has to be a positive number; SupCon's is 0.1")
     if contrast not in CONTRASTS:
         raise ValueError(f"unknown contrast {contrast!r}: choose one of {', '.join(CONTRASTS)}")

@@ -13,6 +13,7 @@ from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.modules import evaluating
 from kit.plan import Plan, Views
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -182,7 +183,8 @@ class Net(nn.Module):
         """Add a block at the end. Raises ValueError if it does not fit: see `kit.growth.insert`."""
         self.insert(len(self), block)
 
-    def insert(self, k: int, block: Block) -> None:
+    @typed
+    def insert(self, k: int, block: nn.Module) -> None:
         """Add a block before block k, so that it becomes block k; those behind it see another input from now on."""
         self._check_may_grow()
         growth.insert(self.blocks, k, block, self._example())
@@ -201,6 +203,7 @@ class Net(nn.Module):
         self.num_planned += 1
         return block
 
+    @typed
     def new_block(self, module: nn.Module, side: str | Mapping[str, nn.Module] | None = None) -> Block:
         """Return a block to append: `module` behind the net's output, with the net's method and optimizer.
 

@@ -14,12 +14,14 @@ from pathlib import Path
 from kit import cpu_allocator
 from kit.files import atomic
 from kit.parameters import check_values, read_parameters
+from kit.settings import typed
 
 
 class NotebookFailed(RuntimeError):
     """A cell raised or ran too long, or the kernel died."""
 
 
+@typed
 def run_notebook(
     notebook: str | os.PathLike,
     out: str | os.PathLike,

@@ -49,7 +49,7 @@ def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters'; tag exactly one")
     try:
         return dict(_declarations(tagged[0]))
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"the parameters cell of {path}: {error}") from error
 
 

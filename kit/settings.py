@@ -60,9 +60,9 @@ def typed(function: Callable) -> Callable:
 
 def confirm_arguments(function: Callable, given: Mapping[str, object]) -> None:
     """Raise ValueError for an argument of `function`, among those given, that its annotation does not allow."""
-    hints = _hints(function)
-    for name in given.keys() & hints.keys():
-        confirm(name, given[name], hints[name])
+    for name, hint in _hints(function).items():
+        if name in given:
+            confirm(name, given[name], hint)
 
 
 def confirm(name: str, value: object, hint: Any) -> None:
@@ -102,7 +102,9 @@ def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
 @cache
 def adapter(hint: Any) -> TypeAdapter:
     """Return pydantic's validator of a type: strict, so that 1 is no bool, "1" no number, and nan and inf are none."""
-    return TypeAdapter(InstanceOf[hint] if is_dataclass(hint) else hint, config=_STRICT)
+    if is_dataclass(hint):
+        return TypeAdapter(InstanceOf[hint])
+    return TypeAdapter(hint, config=_STRICT)
 
 
 @cache

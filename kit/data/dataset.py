@@ -14,6 +14,7 @@ from kit.data.stratified import few_classes
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
+from kit.settings import typed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,6 +151,7 @@ class Data:
         training = split is self.train if training is None else training
         return full + (rest > 1 or (rest == 1 and not training))
 
+    @typed
     def batches(
         self, split: str | Split, batch_size: int, *, epoch: int | None = None, start: int = 0, seed: int = 0,
         augment: str | None = None, classes_per_batch: int | None = None, device: torch.device | str = "cpu",

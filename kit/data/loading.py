@@ -18,7 +18,7 @@ from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
 from kit.data.views import VIEWS
 from kit.seeds import derive, generator
-from kit.settings import Count, Folder, Share, accept, check, one_of
+from kit.settings import Count, Folder, Share, Whole, accept, check, one_of, typed
 
 SCALINGS = {
     "measured": None,
@@ -76,8 +76,9 @@ class DataSettings:
         return json.loads(json.dumps(own))
 
 
+@typed
 def load_data(
-    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: Whole | None = None,
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.

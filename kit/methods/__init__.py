@@ -22,7 +22,7 @@ from kit.methods.method import Method
 from kit.net import Net
 from kit.plan import Plan, widest
 from kit.settings import Count, Positive, Whole, accept, typed
-from kit.shapes import Shape, Sizes, output_shapes
+from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
 
 REGISTRY: Mapping[str, Method] = MappingProxyType(
@@ -52,7 +52,7 @@ METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, me
 
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
-    """Return the method of that name; ValueError for a name, option or value that it does not have."""
+    """Return the method of that name; ValueError for a name that does not exist, and options that it does not take."""
     if name not in REGISTRY:
         raise unknown("method", name, REGISTRY)
     REGISTRY[name].check(name, options)
@@ -72,9 +72,9 @@ def decouple(
     context_options: Mapping[str, object] = MappingProxyType({}),
     precision: str = "fp32",
     seed: Whole = 0,
-    pixels: Callable[[Tensor], Tensor] | None = None,
+    pixels: Callable | None = None,
     start: int | None = None,
-    shapes: Sequence[Sizes] | None = None,
+    shapes: Sequence[object] | None = None,
     **options: object,
 ) -> Net:
     """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
@@ -101,6 +101,8 @@ def decouple(
     chosen = lookup(method, options)
     delay = _delay(chosen, method, options, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
+    if "x" not in examples:
+        raise unknown("view", "x", examples)
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages
@@ -167,6 +169,6 @@ def _first(start: int | None, plan: Plan, method: str) -> int:
         return len(plan)
     if plan.one_loss:
         raise ValueError(f"start={start}, but a {method} net is trained as a whole, from its first to its last layer")
-    if not isinstance(start, int) or isinstance(start, bool) or not 1 <= start <= len(plan):
+    if not 1 <= start <= len(plan):
         raise ValueError(f"start={start!r}, but there are {len(plan)} stages; choose 1 to {len(plan)}, or None for all")
     return start

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from kit.delayed import Delay
@@ -44,3 +44,5 @@ class Method:
             if option not in self.options:
                 raise unknown(f"option of method {name!r}:", option, self.options)
         confirm_arguments(self.objective, options)
+        if self.delay:
+            replace(self.delay, **{option: options[option] for option in vars(self.delay).keys() & options.keys()})

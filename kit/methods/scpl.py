@@ -44,12 +44,14 @@ Projector = Literal["mlp", "mlp-bn", "linear", "average", "identity"]
 def scpl_objective(
     spec: HeadSpec, widths: heads.Widths = (512, 1024), pool: Count | None = None, temperature: Positive = 0.1,
     contrast: losses.Contrast = "scpl", projector: Projector = "mlp", last: Last = "pooled",
+    classifier: Literal["linear", "mlp"] = "linear",
 ) -> SCPL:  # fmt: skip
     """Return the objective; `pool` and `widths` as for `heads.projector`, `contrast` as for the loss.
 
     `projector`: an MLP of `widths`, with batch norm or without as SCPL's; a Linear to the last width; the average over
     places; or nothing but flattening. `last`: whether the last block's loss reads the map before the pool, as published
-    on ResNets, or what the pool leaves, so that its classifier can be the model's own.
+    on ResNets, or what the pool leaves, so that its classifier can be the model's own. `classifier`: "mlp" gives the
+    last block one with a hidden layer of 2048, as published on VGG; exits before it are average pool and Linear.
     """
     flat = heads.ShrinkFlatten(spec.shape, pool)
     if projector == "average":
@@ -59,7 +61,11 @@ def scpl_objective(
     else:
         sizes = widths[-1:] if projector == "linear" else widths
         own = heads.projector(spec.shape, sizes, pool, norm=projector == "mlp-bn")
-    return SCPL(own, greedy_objective(spec).head, temperature, contrast)
+    if classifier == "mlp" and spec.index == spec.num_cuts - 1:
+        answer = heads.projector(spec.shape, (2048, spec.num_classes), pool, norm=False)
+    else:
+        answer = greedy_objective(spec).head
+    return SCPL(own, answer, temperature, contrast)
 
 
 METHOD = Method(

@@ -1,8 +1,13 @@
 """Cut any traceable model into stages that compose to it and share its tensors."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit.errors import unknown
+from kit.settings import typed
 from kit.splitting.balance import BALANCES, Peaks, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
@@ -12,8 +17,12 @@ from kit.splitting.verify import check_stages
 __all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
 
+CutPoints = Annotated[Sequence[object], Field(description="a list of cut points, such as ['layer1']")]
+
+
+@typed
 def split(
-    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None,
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: CutPoints | None = None,
     verify: bool = True,
 ) -> list[nn.Module]:  # fmt: skip
     """Cut `model` into `num_blocks` stages, each (B, …) → (B, …), that compose to it and share its tensors.
@@ -50,6 +59,7 @@ def choose_cuts(
     return [lines[0].name_of(cut) for cut in cuts]
 
 
+@typed
 def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     """Return the names of all points where `split(…, at=[…])` can cut `model`, in order of execution.
 
@@ -67,11 +77,9 @@ def _cut(
     """Return the traced model, its lines and the chosen cuts, of which one block has none."""
     if balance not in BALANCES:
         raise unknown("balance", balance, BALANCES)
-    if isinstance(at, str):
-        raise ValueError(f"at={at!r}, expected a list of cut points, such as [{at!r}]")
     if at is not None and num_blocks not in (None, len(at) + 1):
         raise ValueError(f"num_blocks={num_blocks}, but at={at} makes {len(at) + 1} blocks; give one of the two")
-    if at is None and (not isinstance(num_blocks, int) or isinstance(num_blocks, bool) or num_blocks < 1):
+    if at is None and (num_blocks is None or num_blocks < 1):
         raise ValueError(f"num_blocks={num_blocks!r}, expected an integer of at least 1, or None with at=[…]")
     if num_blocks == 1 or at is not None and not len(at):
         return None, [], []  # the model need not be traceable

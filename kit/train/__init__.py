@@ -14,6 +14,7 @@ from kit.files import folder_lock
 from kit.measure import memory
 from kit.methods import decouple, lookup
 from kit.net import Net
+from kit.settings import typed
 from kit.splitting import paper_cuts
 from kit.splitting.split import choose_cuts, split
 from kit.train import checkpoint
@@ -25,6 +26,7 @@ from kit.train.run import Run
 from kit.train.stagewise import FromFinished
 
 
+@typed
 def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
@@ -90,6 +92,7 @@ def _model(config: RunConfig, loaded: Data) -> nn.Module:
     return model.to(config.resolved_device())
 
 
+@typed
 def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 

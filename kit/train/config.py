@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -149,10 +150,9 @@ class RunConfig(DataSettings, OptimizerSettings):
         """The device itself, with `auto` decided. Raises ValueError for one that is not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N")
+        device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
                 f"device={self.device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs here: take auto"

@@ -5,13 +5,13 @@ from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import BP, COSTS, LOGITS, NAN, NET, POINTS, X, Y
 
 RULE = {
-    "name": ["confidance", "", None, 3],
     "threshold": [-0.1, 1.1, "0.9", NAN, [0.5], True],
     "patience": [0, -1, 1.5, "2", None, True],
 }
 
 CASES = [
     *settings("Rule", lambda **o: Rule(**{"name": "confidence"} | o), RULE),
+    *(Case(f"Rule({n!r})", "rule", lambda n=n: Rule(n)) for n in ("confidance", "", None, 3)),
     Case("Rule('patience', threshold=0.5)", "has none", lambda: Rule("patience", 0.5)),
     Case("Rule('patience-cosine', threshold=-2)", "[-1, 1]", lambda: Rule("patience-cosine", -2)),
     Case("net.adaptive(x, 'confidance')", "unknown rule 'confidance'", lambda: NET.adaptive(X, "confidance")),
@@ -20,7 +20,7 @@ CASES = [
     Case("net.adaptive(x, patience=1.5)", "patience=1.5", lambda: NET.adaptive(X, "patience", patience=1.5)),
     Case("net.adaptive(empty batch)", "empty batch", lambda: NET.adaptive(X[:0], cost=COSTS)),
     Case("net.adaptive(one image)", "x[None]", lambda: NET.adaptive(X[0], cost=COSTS)),
-    Case("net.adaptive(x, cost of two exits)", "cost…3 exits", lambda: NET.adaptive(X, cost=[1, 2])),
+    Case("net.adaptive(x, cost of two exits)", "cost has 2…3 exits", lambda: NET.adaptive(X, cost=[1, 2])),
     Case("net.adaptive(x, cost='flops')", "cost='flops'", lambda: NET.adaptive(X, cost="flops")),
     Case("net.adaptive(x, cost=3)", "cost=3", lambda: NET.adaptive(X, cost=3)),
     Case("adaptive(net, x, 'confidence', costs)", "rule='confidence'", lambda: adaptive(NET, X, "confidence", COSTS)),
@@ -45,7 +45,10 @@ CASES = [
     Case("choose(points, accuracy=nan)", "accuracy=nan", lambda: choose(POINTS, accuracy=NAN)),
     Case("choose(points, cost='1')", "cost='1'", lambda: choose(POINTS, cost="1")),
     Case("choose([], accuracy=0.5)", "points=[]", lambda: choose([], accuracy=0.5)),
-    Case("calibrate(net, batches, 'entrpy', …)", "unknown rule",
-         lambda: calibrate(NET, [(X, Y)], "entrpy", COSTS, cost=2)),
+    Case(
+        "calibrate(net, batches, 'entrpy', …)",
+        "unknown rule",
+        lambda: calibrate(NET, [(X, Y)], "entrpy", COSTS, cost=2),
+    ),
     Case("collect(net, [])", "no batch", lambda: collect(NET, [])),
-]  # fmt: skip
+]

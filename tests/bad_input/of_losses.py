@@ -9,22 +9,38 @@ from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import MODEL, NAN, X, Y, Z
 
 ROWS = [
-    ("numpy", Z.numpy(), "ndarray"), ("None", None, "NoneType"), ("a list", [[1.0]], "list"), ("int64", Z.long(), "int64"),
-    ("(B,)", Z[:, 0], "(8,)"), ("(B, C, D)", Z[None], "(1, 8, 4)"), ("one row", Z[:1], "(1, 4)"), ("bool", Z > 0, "bool"),
-]  # fmt: skip
+    ("numpy", Z.numpy(), "ndarray"),
+    ("None", None, "NoneType"),
+    ("a list", [[1.0]], "list"),
+    ("int64", Z.long(), "int64"),
+    ("(B,)", Z[:, 0], "(8,)"),
+    ("(B, C, D)", Z[None], "(1, 8, 4)"),
+    ("one row", Z[:1], "(1, 4)"),
+    ("bool", Z > 0, "bool"),
+]
 LABELS = [
-    ("numpy", Y.numpy(), "ndarray"), ("None", None, "NoneType"), ("floats", Y.float(), "float32"), ("int32", Y.int(), "int32"),
-    ("one-hot", torch.eye(10)[Y], "argmax(1)"), ("too few", Y[:5], "(5,)"), ("(B, 1)", Y[:, None], "(8, 1)"),
-]  # fmt: skip
+    ("numpy", Y.numpy(), "ndarray"),
+    ("None", None, "NoneType"),
+    ("floats", Y.float(), "float32"),
+    ("int32", Y.int(), "int32"),
+    ("one-hot", torch.eye(10)[Y], "argmax(1)"),
+    ("too few", Y[:5], "(5,)"),
+    ("(B, 1)", Y[:, None], "(8, 1)"),
+]
 OF_ROWS = {
-    "correlation": losses.correlation, "variance": losses.variance, "covariance": losses.covariance,
-    "invariance": lambda z: losses.invariance(z, Y, 10), "supervised_contrast": lambda z: losses.supervised_contrast(z, Y),
+    "correlation": losses.correlation,
+    "variance": losses.variance,
+    "covariance": losses.covariance,
+    "invariance": lambda z: losses.invariance(z, Y, 10),
+    "supervised_contrast": lambda z: losses.supervised_contrast(z, Y),
     "deinforeg": lambda z: losses.deinforeg(z, Y, 10),
-}  # fmt: skip
+}
 OF_LABELS = {
-    "cross_entropy": lambda y: losses.cross_entropy(torch.zeros(8, 10), y), "invariance": lambda y: losses.invariance(Z, y, 10),
-    "supervised_contrast": lambda y: losses.supervised_contrast(Z, y), "deinforeg": lambda y: losses.deinforeg(Z, y, 10),
-}  # fmt: skip
+    "cross_entropy": lambda y: losses.cross_entropy(torch.zeros(8, 10), y),
+    "invariance": lambda y: losses.invariance(Z, y, 10),
+    "supervised_contrast": lambda y: losses.supervised_contrast(Z, y),
+    "deinforeg": lambda y: losses.deinforeg(Z, y, 10),
+}
 OUTSIDE = [("negative", Y - 1, "labels from -1"), ("too large", Y + 3, "labels from 3 to 10")]
 CLASSES = [0, 1, -3, 2.5, 10.0, "10", None, True, NAN]
 SHAPES = [(), (0,), (1.5,), (-4, 8, 8), ("3",), 3, None, "3", (4, 4, 0)]
@@ -49,6 +65,7 @@ OPTIONS = {
     **{
         method: {
             "beta": [0, 1.5, -1, "1", None, NAN, True],
+            "flush": ["epch", "", None, 1],
             "weights": ["stached", None, 1, {"ce": 1}],
             "delay_lr": [2.0, ["2"], [None], [-1.0], [0.0], None, "2", [NAN], [1.0] * 9],
         }
@@ -63,7 +80,11 @@ def on(method):
 
 
 CASES = [
-    *(Case(f"losses.{name}({what})", words, lambda f=f, z=z: f(z)) for name, f in OF_ROWS.items() for what, z, words in ROWS),
+    *(
+        Case(f"losses.{name}({what})", words, lambda f=f, z=z: f(z))
+        for name, f in OF_ROWS.items()
+        for what, z, words in ROWS
+    ),
     *(
         Case(f"losses.{name}(…, labels: {what})", f"labels…{words}", lambda f=f, y=y: f(y))
         for name, f in OF_LABELS.items()
@@ -75,7 +96,10 @@ CASES = [
         if name != "supervised_contrast"  # which knows no number of classes
         for what, y, words in OUTSIDE
     ),
-    *(Case(f"label_correlation(y, {n!r})", "num_classes=", lambda n=n: losses.label_correlation(Y, n)) for n in CLASSES),
+    *(
+        Case(f"label_correlation(y, {n!r})", "num_classes=", lambda n=n: losses.label_correlation(Y, n))
+        for n in CLASSES
+    ),
     *(Case(f"invariance(z, y, {n!r})", "num_classes=", lambda n=n: losses.invariance(Z, Y, n)) for n in CLASSES),
     *(
         Case(f"supervised_contrast(z, y, {t!r})", "temperature=", lambda t=t: losses.supervised_contrast(Z, Y, t))
@@ -101,6 +125,9 @@ CASES = [
     Case("decouple(…, 'fdg', precision='bf16')", "weights='mixed'", lambda: on("fdg")(precision="bf16")),
     Case("decouple(…, 'fdg', context='E')", "context='E'", lambda: on("fdg")(context="E")),
     Case("decouple(…, 'fdg', weight='mixed')", "did you mean 'weights'", lambda: on("fdg")(weight="mixed")),
-    Case("decouple(…, 'infopro') without pixels", "pixels",
-         lambda: kit.decouple(kit.split(MODEL, 3, X), "infopro", 10, X)),
-]  # fmt: skip
+    Case(
+        "decouple(…, 'infopro') without pixels",
+        "pixels",
+        lambda: kit.decouple(kit.split(MODEL, 3, X), "infopro", 10, X),
+    ),
+]

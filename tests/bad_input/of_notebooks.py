@@ -40,10 +40,19 @@ def given(**values: object) -> dict:
 def batch(**fixed: object) -> experiment.Experiment:
     """Read an experiment file that fixes these parameters."""
     path = FOLDER / "batch.yaml"
-    path.write_text(yaml.safe_dump({
-        "title": "t", "notebook": notebook(), "table": "t.parquet", "seeds": [1], "seed_parameters": ["epochs"],
-        "measures": {"accuracy": {"column": "value"}}, "fixed": fixed,
-    }))  # fmt: skip
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "title": "t",
+                "notebook": notebook(),
+                "table": "t.parquet",
+                "seeds": [1],
+                "seed_parameters": ["epochs"],
+                "measures": {"accuracy": {"column": "value"}},
+                "fixed": fixed,
+            }
+        )
+    )
     return experiment.read(path)
 
 
@@ -62,7 +71,14 @@ TEXTS = {
     "kinds": ["c", "", "A B"],
     "rates": ["a,b", "[0.1, x]", "nan"],
 }
-LINES = ["epochs = 3", "epochs: int", "epochs: int = 'x'", "epochs: dict = {}", "epochs: float = print(1)", "x: int = ]"]
+LINES = [
+    "epochs = 3",
+    "epochs: int",
+    "epochs: int = 'x'",
+    "epochs: dict = {}",
+    "epochs: float = print(1)",
+    "x: int = ]",
+]
 
 
 def declare(line: str) -> Case:
@@ -75,18 +91,33 @@ def batches(name: str, value: object) -> Case:
 
 CASES = [
     *(Case(f"notebook({n}={v!r})", n, lambda n=n, v=v: given(**{n: v})) for n, vs in VALUES.items() for v in vs),
-    *(Case(f"notebook -p {n} {v!r}", f"{n}=…it must be", lambda n=n, v=v: given(**{n: v}))
-      for n, vs in TEXTS.items() for v in vs),
+    *(
+        Case(f"notebook -p {n} {v!r}", f"{n}=…it must be", lambda n=n, v=v: given(**{n: v}))
+        for n, vs in TEXTS.items()
+        for v in vs
+    ),
     Case("notebook -p epoch 3", "unknown parameter 'epoch'…'epochs'", lambda: given(epoch="3")),
     *map(declare, LINES),
     Case("read_parameters('nowhere.ipynb')", "unknown notebook", lambda: read_parameters(FOLDER / "nowhere.ipynb")),
     Case("read_parameters(a text file)", "is not a notebook", lambda: read_parameters(text("odd text"))),
-    Case("a notebook without a parameters cell", "has 0 cells tagged", lambda: read_parameters(notebook(CELL, "none", ()))),
+    Case(
+        "a notebook without a parameters cell",
+        "has 0 cells tagged",
+        lambda: read_parameters(notebook(CELL, "none", ())),
+    ),
     Case("run_notebook(…, out='x.txt')", "must end in .ipynb", lambda: run_notebook(notebook(), FOLDER / "x.txt")),
     Case("run_notebook(…, out=itself)", "is the notebook itself", lambda: run_notebook(notebook(), notebook())),
     Case("run_notebook(…, timeout=0)", "timeout=0", lambda: run_notebook(notebook(), FOLDER / "o.ipynb", timeout=0)),
-    Case("run_notebook(…, timeout='9')", "timeout='9'", lambda: run_notebook(notebook(), FOLDER / "o.ipynb", timeout="9")),
-    Case("run_notebook(…, {'epochs': 'x'})", "epochs='x'", lambda: run_notebook(notebook(), "o.ipynb", {"epochs": "x"})),
+    Case(
+        "run_notebook(…, timeout='9')", "timeout='9'", lambda: run_notebook(notebook(), FOLDER / "o.ipynb", timeout="9")
+    ),
+    Case(
+        "run_notebook(…, {'epochs': 'x'})", "epochs='x'", lambda: run_notebook(notebook(), "o.ipynb", {"epochs": "x"})
+    ),
     *(batches(n, v) for n, vs in VALUES.items() if n != "epochs" for v in vs),
-    *(Case(f"experiment file with limit: {v!r}", "limit", lambda v=v: batch(limit=v)) for v in WRONG[int] if v is not None),
-]  # fmt: skip
+    *(
+        Case(f"experiment file with limit: {v!r}", "limit", lambda v=v: batch(limit=v))
+        for v in WRONG[int]
+        if v is not None
+    ),
+]

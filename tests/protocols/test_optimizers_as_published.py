@@ -1,4 +1,4 @@
-"""LARS, learning rates by epoch, first weights: in their published forms, against lists of numbers and plain formulas."""
+"""LARS and learning rates by epoch in their published forms, against lists of numbers and plain formulas."""
 
 import math
 
