@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,15 @@ from torch.distributed import HashStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from kit.files import temporary_folder
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
 from kit.settings import Whole, accept, typed
@@ -48,14 +48,14 @@ def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: Whole = 0, *
     """
     given = Options(**accept("option of launch:", options, Options))
     check_stages(config, num_stages)
-    with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
-        settings = Path(folder, "config.json")
+    with temporary_folder("kit-pipeline") as folder:
+        settings = folder / "config.json"
         settings.write_text(json.dumps(config.plain()))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(given).items() if value is not None]
         # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
         command = ["-m", "kit.cpu_allocator", sys.executable, "-m", "kit.pipeline", str(settings), *flags]
         num_ranks = num_stages * given.num_replicas
-        start_ranks(sys.executable, [*command, "--record", folder], num_ranks, max_restarts, folder)
+        start_ranks(sys.executable, [*command, "--record", str(folder)], num_ranks, max_restarts, str(folder))
         return History.load(folder)
 
 
@@ -96,7 +96,7 @@ def start_ranks(entry: str | Callable, arguments: Sequence, num_ranks: int, max_
             raise SystemExit(128 + error.sigval) from None
 
 
-class OneFolder(RendezvousHandler):
+class OneFolder(StaticTCPRendezvous):
     """The rendezvous of one agent with itself: its ranks meet in a file of its folder, and no port is opened.
 
     torchrun's own rendezvous, and every `TCPStore`, listens on all of a machine's addresses and asks nobody who they
@@ -106,31 +106,16 @@ class OneFolder(RendezvousHandler):
     use_agent_store = False
 
     def __init__(self, parameters: RendezvousParameters):
-        self.parameters, self.starts, self.closed = parameters, count(), False
+        super().__init__("127.0.0.1", 0, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
+        self.folder, self.starts = parameters.endpoint, count()
 
     def get_backend(self) -> str:
         return BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Name a fresh file for each start of the ranks: in an old one they would find ranks that are gone."""
-        file = os.path.join(self.parameters.endpoint, f"store-{next(self.starts)}")
-        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(os.path.abspath(file), 0))
-
-    def is_closed(self) -> bool:
-        return self.closed
-
-    def set_closed(self) -> None:
-        self.closed = True
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self.parameters.run_id
-
-    def shutdown(self) -> bool:
-        self.closed = True
-        return True
+        file = os.path.abspath(os.path.join(self.folder, f"store-{next(self.starts)}"))
+        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(file, 0))
 
 
 @contextmanager

@@ -17,18 +17,17 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from kit.data import Data, Split
 from kit.files import folder_lock
 from kit.net import Net
-from kit.pipeline.exceptions import PeerLost, waiting
+from kit.pipeline.exceptions import PeerLost
 from kit.pipeline.neighbours import LateReceiver, Mail, Neighbours
-from kit.pipeline.network import interface_to
 from kit.pipeline.options import MeshRank, Options, check_stages
 from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
+from kit.pipeline.rendezvous import joined
 from kit.pipeline.replicas import Replicas
 from kit.pipeline.transport import Receiver, Sender, Wire
 from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
@@ -57,8 +56,11 @@ def main(arguments: list[str] | None = None) -> None:
 def train(config: RunConfig, options: Options, device: torch.device) -> History:
     """Train this rank's blocks, in a process group that exists already, and return the whole run's record."""
     neighbours, here = _agree(config, options), _place(options)
-    mesh = init_device_mesh(device.type, (here.num_replicas, here.num_stages), mesh_dim_names=("data", "pipe"))
-    replicas = Replicas(mesh.get_group("data"), options.statistics) if here.num_replicas > 1 else None
+    replicas = None
+    if here.num_replicas > 1:
+        stages = torch.arange(dist.get_world_size()).view(-1, here.num_stages).T.tolist()
+        group, _ = dist.new_subgroups_by_enumeration(stages, timedelta(seconds=options.timeout))
+        replicas = Replicas(group, options.statistics)
     with _waking(neighbours), folder_lock(config.folder) if here.rank == 0 else nullcontext():
         if here.rank == 0 and config.folder:
             checkpoint.sweep_drafts(config.folder)
@@ -117,28 +119,6 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
     given = vars(parser.parse_args(arguments))
     settings, record_folder = json.loads(given.pop("config").read_text()), given.pop("record")
     return RunConfig(**settings), Options(**given), record_folder
-
-
-@contextmanager
-def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
-    """Join the other ranks, and give the device to work on: on a machine's GPUs, a rank has its own."""
-    rank, size, address = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
-    timeout = timedelta(seconds=options.timeout)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise ValueError(f"a rank for GPU {device.index}, but this machine has {torch.cuda.device_count()}")
-        torch.cuda.set_device(device)
-    local = address.startswith("/")  # `launch` has the ranks meet in a file that only this user can read
-    store = {"store": dist.FileStore(address, size), "rank": rank, "world_size": size} if local else {}
-    if interface := interface_to("127.0.0.1" if local else address):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with waiting("joining the other ranks"):
-        dist.init_process_group(backend, timeout=timeout, **store)
-    yield device
-    dist.destroy_process_group()  # only after success: a rank that failed leaves at once
 
 
 def _leave_with(parent: int) -> None:

@@ -106,8 +106,8 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
     with folder_lock(config.folder):
         if config.folder:
             checkpoint.sweep_drafts(config.folder)
-        with (FromFinished if config.stagewise else FromData)(net, loaded, config) as source:
-            return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
+        source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
+        return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
 def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:

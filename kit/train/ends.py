@@ -4,8 +4,6 @@ A run in one process reads a dataset and hands on to nobody. A rank of the pipel
 a stagewise run reads the finished outputs of earlier blocks (`kit.train.stagewise`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
@@ -25,13 +23,6 @@ class Source:
 
     num_turns = 1
     """How often the run's epochs are gone through: once, or once for each block."""
-
-    def __enter__(self) -> Source:
-        """Make room for what the source keeps while the run lasts."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Give it back."""
 
     def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
         """Give the signals of a pass: those of training epoch `epoch` from batch `start` on, else the whole split."""

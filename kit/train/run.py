@@ -224,8 +224,10 @@ class Run:
     def _resume(self) -> None:
         """Go on from the folder's checkpoint, if it holds one."""
         path = self.config.folder and checkpoint.latest(self.config.folder)
-        if not path:
+        (name, *_) = self.ranks.gather(path and path.name, "going on from a checkpoint")  # all ranks from the same
+        if not name:
             return
+        path = self.config.folder / "checkpoint" / name
         (state,) = checkpoint.load(path, ["run"])
         checkpoint.check_identity(path, self.identity, state["identity"])
         self._check_computed(path, state["computed"])
