@@ -12,14 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from kit.errors import unknown
 from kit.settings import adapter
 
-TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TYPES = {"int": Integer, "float": float, "str": str, "bool": bool, "list": list}
+_LIMITS = {"finite_number": " and finite", "less_than": " below 2**63", "greater_than_equal": " of at least -2**63"}
+"""What a value of the right type lacks, by pydantic's name of the error."""
 
 
 @dataclass(frozen=True)
@@ -84,39 +87,52 @@ def _type(written: ast.expr) -> Any:
 
 
 def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dict[str, object]:
-    """Return the given values as the declared types; text is read, `"False"` as False and `"a,b"` as a list."""
+    """Return the given values as the declared types: a tuple as a list, a path as text, a whole number as a float.
+
+    Raises ValueError for an unknown name and for a value of another type: a text is no number, nor is 1 a bool.
+    """
     values = {}
     for name, value in given.items():
         if name not in declared:
             raise unknown("parameter", name, declared)
         parameter = declared[name]
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        plain = list(plain) if isinstance(plain, tuple) else plain
         try:
-            values[name] = adapter(parameter.type).validate_python(_read(value, parameter.type))
+            values[name] = adapter(parameter.type).validate_python(plain)
         except ValidationError as error:
+            kind = parameter.written + _LIMITS.get(error.errors()[0]["type"], "")
             meaning = parameter.help and f" ({parameter.help})"
             raise ValueError(
-                f"{name}={value!r}, but it must be {parameter.written}, such as {parameter.default!r}{meaning}"
+                f"{name}={value!r}, but it must be {kind}, such as {parameter.default!r}{meaning}"
             ) from error
     return values
 
 
-def _read(value: object, kind: Any) -> object:
-    """Return the value that a text stands for where `kind` is wanted; anything else, and other texts, as they are."""
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(value, str) or kind is str:
-        return list(value) if isinstance(value, tuple) else value
-    if kind in (int, float):
+def read_texts(given: Mapping[str, str], declared: Mapping[str, Parameter]) -> dict[str, object]:
+    """Return what texts of a command line stand for: `"False"` is False, `"a,b"` a list, as far as a parameter has it.
+
+    What cannot be read stays as it is, for `check_values` to refuse.
+    """
+    return {name: _read(text, declared[name].type) if name in declared else text for name, text in given.items()}
+
+
+def _read(text: str, kind: Any) -> object:
+    """Return the value that a text stands for where `kind` is wanted; other texts as they are."""
+    if kind is str:
+        return text
+    if kind in (Integer, float):
         try:
-            return kind(value)
+            return float(text) if kind is float else int(text)
         except ValueError:
-            return value
+            return text
     if get_origin(kind) is Union:
         kinds = sorted(get_args(kind), key=lambda part: part is not NoneType)  # in `str | None`, "None" is None
-        return next((read for part in kinds if (read := _read(value, part)) is not value), value)
+        return next((read for part in kinds if (read := _read(text, part)) is not text), text)
     if list in (kind, get_origin(kind)):
-        return [_read(item, *get_args(kind) or (str,)) for item in _items(value)]
+        return [item if not isinstance(item, str) else _read(item, *get_args(kind) or (str,)) for item in _items(text)]
     choices = {bool: (True, False), NoneType: (None,)}.get(kind) or get_args(kind)
-    return next((choice for choice in choices if value.lower() == str(choice).lower()), value)
+    return next((choice for choice in choices if text.lower() == str(choice).lower()), text)
 
 
 def _items(text: str) -> list:

@@ -22,7 +22,7 @@ Share = Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and
 Decay = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Folder = Annotated[str | os.PathLike, Field(description="the path of a folder")]
 
-_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
 
 

@@ -19,7 +19,8 @@ from filelock import FileLock
 
 from kit.notebook import NotebookFailed
 from workflow import batch, results
-from workflow.experiment import ROOT, read
+from workflow.experiment import read
+from workflow.schema import ROOT
 
 TOY = {
     "title": "toy",
