@@ -63,7 +63,7 @@ def cells(seeds) -> list[tuple[str, int, str, int]]:
     """Return (method, number of blocks, context, seed) of every run, all methods before the next seed."""
     from kit.methods import REGISTRY
 
-    local = [name for name, method in REGISTRY.items() if not method.end_to_end]
+    local = [name for name, method in REGISTRY.items() if not method.one_loss]
     plan = [("bp", 16, "none")]
     plan += [(method, k, "none") for k in (16, 2, 4, 8) for method in local]
     plan += [(method, 16, context) for context in ("E", "R1E") for method in local]

@@ -91,7 +91,7 @@ def cases(model: str) -> list[str]:
     """Return backprop with checkpointing, every local method of the registry, and variants."""
     from kit.methods import REGISTRY
 
-    local = [name for name, method in REGISTRY.items() if not method.end_to_end]
+    local = [name for name, method in REGISTRY.items() if not method.one_loss]
     variants = [name for name in VARIANTS if model == "resnet110" or name not in MAPS_ONLY]
     return ["checkpointing", *local, *variants]
 

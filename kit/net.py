@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kit import exits, growth
 from kit.block import Block, Visit, walk
+from kit.delayed import DelayedBlock, ticking
 from kit.errors import unknown
 from kit.modules import evaluating
 from kit.plan import Plan, Views
@@ -56,6 +57,11 @@ class Net(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def late(self) -> bool:
+        """Whether the blocks' gradients come late."""
+        return any(isinstance(block, DelayedBlock) for block in self)
+
+    @property
     def num_exits(self) -> int:
         """Number of places where the net can answer: one per block, and one per probe inside a block."""
         return sum(len(block.probes) + 1 for block in self)
@@ -86,11 +92,19 @@ class Net(nn.Module):
         return Signal(x, y, x, views=given)
 
     def step(self, x: Input, y: Tensor) -> None:
-        """Train every block on one batch, first to last."""
+        """Train every block on one batch, first to last; one tick where gradients come late (`kit.delayed`)."""
         with self.one_step():
-            signal = self.signal(x, y)
-            for block in self:
-                signal = block.step(signal)
+            for _ in self.steps(self.signal(x, y)):
+                pass
+
+    def steps(self, signal: Signal) -> Iterator[Block]:
+        """Train on one batch, block by block, and give each block when it has had its turn."""
+        if self.late:
+            yield from ticking(list(self), signal)
+            return
+        for block in self:
+            signal = block.step(signal)
+            yield block
 
     @contextmanager
     def one_step(self) -> Iterator[None]:
@@ -182,7 +196,7 @@ class Net(nn.Module):
             block.train(self.training)
 
     def _check_may_grow(self) -> None:
-        if self.plan is not None and self.plan.end_to_end:
+        if self.plan is not None and self.plan.one_loss:
             raise ValueError(
                 f"a {self.method} net does not grow: one loss at its end trains it as a whole, so a new end would ask "
                 "other work of every layer. Choose a method that trains blocks by themselves, such as greedy or dgl"

@@ -46,8 +46,9 @@ class Plan:
     """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
     seed: int
     pixels: Callable[[Tensor], Tensor] | None
-    end_to_end: bool
-    """One block is the whole net; it does not grow."""
+    one_loss: bool
+    """Whether one loss at the end trains the whole net; it does not grow then."""
+    make_block: Callable[..., Block] = Block
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +113,7 @@ class Plan:
         stages, (objective, *probes) = parts[: len(stages)], parts[len(stages) : len(stages) + len(probes) + 1]
         context = None if context is None else parts[-1]
         own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:]}
-        return Block(stages, objective, self.make_optimizer, probes, context, **own)
+        return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)
 
 
 def widest(stages: Sequence[nn.Module], shapes: Sequence[Shape]) -> int:

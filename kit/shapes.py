@@ -79,9 +79,9 @@ class Axes(TorchFunctionMode):
             self._axes[tensor] = axis
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        before = [self._axes.get(t) for t in tree_leaves(args) if isinstance(t, Tensor)]  # func may work in place
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.ndim > 2:
+        if isinstance(result, Tensor) and result.ndim > 2:  # looked up only here: most operations of a step make less
+            before = (self._axes.get(t) for t in tree_leaves(args) if isinstance(t, Tensor))
             self.note(result, _axis(func, result, args, kwargs or {}, next(filter(None, before), None)))
         return result
 

@@ -11,7 +11,7 @@ from kit.methods import REGISTRY
 from kit.train import build, load_data
 from tests.test_methods import SMALL, batch, same, snapshot, stages
 
-DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
+DECOUPLED = [name for name, method in REGISTRY.items() if not method.one_loss]
 
 
 def halves():

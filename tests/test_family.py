@@ -11,6 +11,7 @@ from torchvision.models import VisionTransformer
 
 import kit
 from kit.methods import REGISTRY
+from tests.test_methods import AT_ONCE
 
 torch.set_num_threads(1)
 NUM_BLOCKS = 3
@@ -54,7 +55,7 @@ def stages(name: str) -> list[nn.Module]:
 
 @pytest.mark.parametrize("context", ["none", "E", "R1", "R1E"])
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("method", AT_ONCE)
 def test_every_method_trains_every_model_with_every_context(method, model, context):
     x, y = digits()
     options = SMALL.get(method, {})

@@ -14,7 +14,7 @@ from kit.methods import REGISTRY
 from kit.train import checkpoint
 from tests.test_methods import CONTEXTS, SMALL, batch, same, snapshot, stages
 
-DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
+DECOUPLED = [name for name, method in REGISTRY.items() if not method.one_loss]
 
 
 def growing(method="dgl", start=2, dropout=0.0, **settings):

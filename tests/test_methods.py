@@ -10,7 +10,8 @@ from torch import nn
 import kit
 from kit.methods import REGISTRY
 
-DECOUPLED = [name for name, method in REGISTRY.items() if not method.end_to_end]
+AT_ONCE = [name for name, method in REGISTRY.items() if not method.delay]  # the others: tests/test_delayed.py
+DECOUPLED = [name for name, method in REGISTRY.items() if not method.one_loss]
 SMALL = {
     "deinforeg": {"widths": (16, 16, 16)},
     "scpl": {"widths": (16, 16)},
@@ -47,7 +48,7 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("method", AT_ONCE)
 @pytest.mark.parametrize("k", range(4))
 def test_isolation(method, k):
     """Block k's step changes block k, and leaves every other block without a gradient and unchanged."""
@@ -67,7 +68,7 @@ def test_isolation(method, k):
             assert all(p.grad is None for p in block.parameters())
 
 
-@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("method", AT_ONCE)
 def test_a_blocks_loss_reaches_all_of_its_body_and_nothing_before_it(method):
     net = make(method)
     signal = net.signal(*batch())
@@ -124,7 +125,7 @@ def test_transparency(name, plain):
         assert torch.equal(a, c)
 
 
-@pytest.mark.parametrize("method", REGISTRY)
+@pytest.mark.parametrize("method", AT_ONCE)
 def test_one_block_runs(method):
     net = kit.decouple([nn.Sequential(*stages())], method, 4, batch()[0], **SMALL.get(method, {}))
     net.step(*batch())

@@ -25,7 +25,7 @@ def alignment(net: Net, every: int = 1, loss: str = "cross-entropy") -> Iterator
     weights of the block's body. Metrics: `alignment`, their cosine; `local` and `end_to_end`, their norms. The depth
     counts blocks. End to end is the `cross-entropy` of the last exit, through the activations alone (context stays
     detached); with `loss="own"` the last block's own loss, which tells how much comes from the cuts. One block with
-    cross-entropy is aligned by exactly 1. A step that is read takes TIMES as long on the CPU, and the memory of
+    cross-entropy is aligned by exactly 1. A step that is read takes 1.5 to 3 times as long on the CPU and the memory of
     backprop. Raises ValueError for another `loss`.
     """
     if loss not in LOSSES:

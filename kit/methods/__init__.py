@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from inspect import signature
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from kit.block import Block
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import resolve
 from kit.context import parse
+from kit.delayed import Delay, DelayedBlock
 from kit.errors import unknown
-from kit.methods import al, cross_entropy, deinforeg, infopro, predsim, scpl
+from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
 from kit.methods.method import Method
 from kit.net import Net
 from kit.plan import Plan, widest
@@ -30,6 +32,10 @@ REGISTRY: Mapping[str, Method] = MappingProxyType(
         "al": al.METHOD,
         "infopro": infopro.METHOD,
         "deinforeg": deinforeg.METHOD,
+        "fdg": late.FDG,
+        "ddg": late.DDG,
+        "fr": late.FR,
+        "pipedream": late.PIPEDREAM,
     }
 )
 
@@ -82,6 +88,7 @@ def decouple(
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
     chosen = lookup(method, options)
+    delay = _delay(chosen, method, options, precision, context) if len(stages) > 1 else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
     example = examples["x"]
     dtype = resolve(precision, example.device)
@@ -100,6 +107,7 @@ def decouple(
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.objective, **options),
+        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay else Block,
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
@@ -107,7 +115,7 @@ def decouple(
         channels_last=channels_last,
         seed=seed,
         pixels=pixels,
-        end_to_end=chosen.end_to_end,
+        one_loss=chosen.one_loss,
     )
     blocks: list[Block] = []
     for k in range(_first(start, plan, method)):
@@ -116,11 +124,26 @@ def decouple(
     return Net(blocks, method, num_classes, channels_last, plan)
 
 
+def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay | None:
+    """Take the options that say how gradients come late out of `options`; None for methods whose gradients do not."""
+    if chosen.delay is None:
+        return None
+    if context != "none":
+        raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
+    delay = chosen.delay(**{name: options.pop(name) for name in signature(chosen.delay).parameters if name in options})
+    if delay.weights == "mixed" and precision != "fp32":
+        raise ValueError(
+            f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "
+            "today's; choose precision='fp32', or weights='stashed' or 'replayed'"
+        )
+    return delay
+
+
 def _first(start: int | None, plan: Plan, method: str) -> int:
     """Return how many blocks a net starts with. Raises ValueError for a number that its plan does not have."""
     if start is None:
         return len(plan)
-    if plan.end_to_end:
+    if plan.one_loss:
         raise ValueError(f"start={start}, but a {method} net is trained as a whole, from its first to its last layer")
     if not isinstance(start, int) or isinstance(start, bool) or not 1 <= start <= len(plan):
         raise ValueError(f"start={start!r}, but there are {len(plan)} stages; choose 1 to {len(plan)}, or None for all")

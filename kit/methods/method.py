@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kit.delayed import Delay
 from kit.objective import Objective
 
 
@@ -16,9 +17,17 @@ class Method:
     source: str
     end_to_end: bool = False
     """One block for the whole net; the cuts are only watched."""
+    delay: Callable[..., Delay] | None = None
+    """Of nets that one loss at the end trains by gradients that come late: how late, from the options."""
+
+    @property
+    def one_loss(self) -> bool:
+        """Whether one loss at the end trains the whole net: such a net does not grow."""
+        return self.end_to_end or self.delay is not None
 
     @property
     def options(self) -> dict[str, object]:
         """The method's options with their defaults."""
-        parameters = list(inspect.signature(self.objective).parameters.values())[1:]
-        return {p.name: p.default for p in parameters}
+        own = list(inspect.signature(self.objective).parameters.values())[1:]
+        late = inspect.signature(self.delay).parameters.values() if self.delay else ()
+        return {p.name: p.default for p in (*own, *late)}

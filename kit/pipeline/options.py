@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kit.methods import lookup
 from kit.settings import Count, Positive, check
 from kit.train.config import RunConfig
 
@@ -56,6 +57,8 @@ def check_stages(config: RunConfig, num_stages: int) -> None:
     most = config.most_blocks
     if config.stagewise:
         raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
+    if lookup(config.method).delay and config.num_blocks > 1:
+        raise ValueError(f"method={config.method!r} sends gradients back, which the pipeline does not yet: use kit.run")
     if num_stages < 1:
         raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
     if num_stages > most:

@@ -114,6 +114,8 @@ class RunConfig(DataSettings, OptimizerSettings):
         context.parse(self.context, self.num_blocks)
         methods.lookup(self.method, self.options)
         self.resolved_device()
+        if self.stagewise and methods.lookup(self.method).delay:
+            raise ValueError(f"stagewise=True with method={self.method!r}, whose blocks all learn from one loss")
         self._check_growth()
 
     def _check_growth(self) -> None:
@@ -121,7 +123,7 @@ class RunConfig(DataSettings, OptimizerSettings):
             return
         if self.stagewise:
             raise ValueError("grow with stagewise=True: blocks that train one after another come one by one anyway")
-        if methods.lookup(self.method).end_to_end:
+        if methods.lookup(self.method).one_loss:
             raise ValueError(
                 f"grow={self.grow!r}, but a {self.method} net does not grow: one loss at its end trains it as a whole. "
                 "Choose a method that trains blocks by themselves, such as greedy or dgl"

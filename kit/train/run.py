@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kit import data
 from kit.block import Block, walk
+from kit.delayed import ticking
 from kit.modules import evaluating
 from kit.net import Net
 from kit.signal import Signal
@@ -62,7 +63,7 @@ class Run:
         self.device = net.device
         self.history = History(identity, noise=loaded.realised_noise())
         self.epoch, self.batch, self.best = 0, 0, -1.0
-        self.sums: dict[int, dict[str, Tensor]] = {}
+        self.sums: dict[int, dict[str, tuple[Tensor, int]]] = {}
         self.num_epochs = config.epochs * source.num_turns
         self.num_batches = loaded.num_batches("train", config.batch_size)
         self._schedule_new()
@@ -129,24 +130,33 @@ class Run:
 
     def _step(self, learning: Sequence[Block], signal: Signal) -> None:
         with self.net.one_step():
-            for block in learning:
-                try:
-                    signal = block.step(signal)
-                except Exception as error:
-                    error.add_note(f"block {block.index + 1}, epoch {self.epoch + 1}, step {self.batch + 1}")
-                    raise
-            self.sink.put(signal)
+            if self.net.late:
+                for _ in ticking(learning, signal):
+                    pass
+                learning = [block for block in learning if block.last_terms]
+            else:
+                self.sink.put(self._walk(learning, signal))
         for block in learning:
             sums = self.sums.setdefault(block.index, {})
             for name, term in block.last_terms.items():
-                sums[name] = sums[name] + term if name in sums else term
+                total, count = sums.get(name, (0.0, 0))
+                sums[name] = total + term, count + 1
         # On the processor a look costs nothing; on a GPU it would wait for the queue, so it is taken now and then.
         if self.device.type == "cpu" or self.batch % 50 == 0:
             self._check_finite()
 
+    def _walk(self, learning: Sequence[Block], signal: Signal) -> Signal:
+        for block in learning:
+            try:
+                signal = block.step(signal)
+            except Exception as error:
+                error.add_note(f"block {block.index + 1}, epoch {self.epoch + 1}, step {self.batch + 1}")
+                raise
+        return signal
+
     def _check_finite(self) -> None:
         for index, sums in self.sums.items():
-            for name, total in sums.items():
+            for name, (total, _) in sums.items():
                 if not torch.isfinite(total):
                     raise self._not_finite(index, name, total.item())
 
@@ -160,8 +170,8 @@ class Run:
 
     def _evaluate_epoch(self, progress: Progress) -> None:
         step, epoch, rows = (self.epoch + 1) * self.num_batches, self.epoch + 1, self.history.rows
-        sums = [(k + 1, name, total) for k, own in self.sums.items() for name, total in own.items()]
-        means = [[k, name, float(total) / self.num_batches] for k, name, total in sums]
+        sums = [(k + 1, name, *sum) for k, own in sorted(self.sums.items()) for name, sum in own.items()]
+        means = [[k, name, float(total) / count] for k, name, total, count in sums]
         rows += [(step, epoch, "train", *row) for row in self.ranks.mean(means, "gathering losses")]
         accuracy = {split: self._accuracy(split) for split in ("val", "test")}
         for split, values in accuracy.items():

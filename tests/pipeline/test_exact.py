@@ -21,7 +21,8 @@ SETTINGS = dict(
 )
 CASES = {
     name: SETTINGS | {"method": name, "options": {"widths": [16, 16]} if name == "deinforeg" else {}}
-    for name in REGISTRY
+    for name, known in REGISTRY.items()
+    if not known.delay
 }
 CASES["context"] = CASES["deinforeg"] | {"context": "R2E"}
 CASES["bf16 images"] = SETTINGS | {

@@ -190,7 +190,7 @@ def test_a_parameter_used_twice_stays_in_one_stage():
 
     x = torch.rand(4, 8)
     assert cut_points(Tied(), x) == ["linear", "relu"]
-    with pytest.raises(ValueError, match="num_blocks=3, but Tied has only 1 cut points .* choose_cuts 1 to 2"):
+    with pytest.raises(ValueError, match="num_blocks=3, but Tied has only 1 cut points .* choose 1 to 2"):
         split(Tied(), 3, x)
 
 
@@ -258,7 +258,7 @@ def test_most_blocks_is_one_for_each_layer():
     [
         ({"num_blocks": 0}, "num_blocks=0, expected an integer of at least 1"),
         ({"num_blocks": None}, "num_blocks=None, expected an integer"),
-        ({"num_blocks": 11}, "num_blocks=11, but Sequential has only 9 cut points .* choose_cuts 1 to 10"),
+        ({"num_blocks": 11}, "num_blocks=11, but Sequential has only 9 cut points .* choose 1 to 10"),
         ({"num_blocks": 3, "at": ["block1"]}, r"num_blocks=3, but at=\['block1'\] makes 2 blocks"),
         ({"num_blocks": 2, "balance": "parms"}, "unknown balance 'parms': did you mean 'params'"),
         ({"num_blocks": 2, "at": ["blok1"]}, "unknown cut point 'blok1': did you mean 'block1'"),
@@ -309,7 +309,7 @@ def test_a_model_without_any_place_is_refused():
 
     assert cut_points(Dense(), torch.rand(4, 8)) == []
     for model in (Dense(), nn.Linear(8, 8)):
-        with pytest.raises(ValueError, match="num_blocks=2, but .* has only 0 cut points .* choose_cuts 1 to 1"):
+        with pytest.raises(ValueError, match="num_blocks=2, but .* has only 0 cut points .* choose 1 to 1"):
             split(model, 2, torch.rand(4, 8))
 
 
