@@ -20,8 +20,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit import notebook
-from kit.files import atomic
+from kit.files import atomic, sweep
 from kit.processes import leave_with
+from workflow import progress
 from workflow.experiment import locate, read
 from workflow.schema import ROOT, Experiment
 
@@ -67,20 +68,26 @@ def freeze(experiment: Path, batch: Path) -> Path:
 
 
 def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> int:
-    """Run Snakemake in this process, under the batch's lock; return its exit code."""
+    """Run Snakemake in this process, under the batch's lock; return its exit code.
+
+    The lock is ours, and Snakemake's is off: a file that says "locked" outlives `kill -9`, and the next start would ask
+    for `--unlock`. A lock of the operating system's ends with its process.
+    """
     from snakemake.cli import main
 
+    scratch = batch / ".scheduler"
     command = ["--snakefile", str(batch / "code" / "workflow" / "Snakefile"), "--directory", str(batch)]
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
-    command += ["--scheduler", "greedy", "--quiet", "rules", "host"]
+    command += ["--scheduler", "greedy", "--quiet", "rules", "host", "--runtime-source-cache-path", str(scratch)]
     command += ["--resources", f"gpu={arguments.gpus}"] if arguments.gpus else []
     command += ["--config", f"experiment={experiment}", f"root={arguments.root}"]
     if arguments.profile:
         command += ["--workflow-profile", arguments.profile, "--jobs", str(arguments.jobs)]
     else:  # cells are processes of this one, and end with it
-        command += [f"parent={os.getpid()}", "--workflow-profile", "none", "--cores", str(arguments.jobs)]
+        command += [f"parent={os.getpid()}", f"temporary={tempfile.gettempdir()}"]
+        command += ["--workflow-profile", "none", "--cores", str(arguments.jobs)]
     try:
-        with FileLock(batch / ".lock", timeout=5):  # as long as the scheduler of a killed run may take to end
+        with FileLock(batch / ".lock", timeout=5), _temporary(scratch):  # a killed run's scheduler may take 5 s to end
             main(command + (["--dry-run"] if arguments.dry_run else []))
     except Timeout:
         raise ValueError(
@@ -91,11 +98,25 @@ def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> in
     return 0
 
 
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Have this process's temporary files in `folder`, where the next one finds what a killed one left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        shutil.rmtree(folder)
+
+
 def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
     """Run one cell's notebook and publish its result; one that is finished already is only published."""
     work, cell = batch / "work" / name, experiment.cells()[name]
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".cell-lock"):  # an orphan of a killed scheduler may be at work: wait for it
+        sweep(work)
         if not (work / "done.json").exists() or not readable(work / experiment.table):
             _note(batch, name, "start")
             begin = time.time()
@@ -167,45 +188,6 @@ def set_damaged_aside(experiment: Experiment, batch: Path) -> None:
             print(f"{path} cannot be read: it was set aside, and cell {name} runs again")
 
 
-def held(lock: Path) -> bool:
-    """Say whether a process holds the lock."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def status(experiment: Experiment, batch: Path) -> dict[str, list[str]]:
-    """Return the cells that are done, running, failed and left."""
-    found: dict[str, list[str]] = {"done": [], "running": [], "failed": [], "left": []}
-    for name in experiment.cells():
-        if (batch / "cells" / name / "result.parquet").exists():
-            found["done"].append(name)
-        elif held(batch / "work" / name / ".cell-lock"):
-            found["running"].append(name)
-        elif (batch / "work" / name / "notebook.failed.ipynb").exists():
-            found["failed"].append(name)
-        else:
-            found["left"].append(name)
-    return found
-
-
-def print_status(experiment: Experiment, batch: Path) -> None:
-    found = status(experiment, batch)
-    print(f"{experiment.name} in {batch}: " + ", ".join(f"{len(cells)} {kind}" for kind, cells in found.items()))
-    for name in found["failed"]:
-        print(f"  failed: {name}: see {batch / 'work' / name / 'notebook.failed.ipynb'}")
-    seconds = [json.loads(p.read_text())["seconds"] for p in (batch / "work").glob("*/done.json")]
-    each = sum(seconds) / len(seconds) if seconds else 60 * experiment.minutes
-    jobs = max(1, len(found["running"]))
-    left = each * (len(found["left"]) + len(found["failed"]) + len(found["running"]) / 2) / jobs
-    basis = f"measured on {len(seconds)}" if seconds else "the experiment file's guess"
-    print(f"expected: {left / 60:.0f} more minutes, {jobs} at a time ({each:.0f} s a cell, {basis})")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Freeze the code, run the missing cells, join and report; return 0 if every cell is there."""
     from workflow import results
@@ -220,7 +202,7 @@ def run(arguments: argparse.Namespace) -> int:
     except Timeout:
         raise ValueError(f"another process is preparing {batch}: wait for it") from None
     begun = read(frozen, checked=True)
-    if not held(batch / ".lock"):  # no scheduler is at work
+    if not progress.held(batch / ".lock"):  # no scheduler is at work
         set_damaged_aside(begun, batch)
     options = ["--batch", str(batch), "--root", str(ROOT), "--jobs", str(arguments.jobs), "--gpus", str(arguments.gpus)]
     options += ["--profile", str(Path(arguments.profile).resolve())] if arguments.profile else []
@@ -231,9 +213,9 @@ def run(arguments: argparse.Namespace) -> int:
     code = subprocess.call(command, env=os.environ | environment, cwd=batch / "code")
     if arguments.dry_run or code == 2:
         return code
-    print_status(begun, batch)
+    progress.print_status(begun, batch)
     results.report(experiment, begun, batch)
-    return 0 if len(status(begun, batch)["done"]) == len(begun.cells()) else 1
+    return 0 if len(progress.status(begun, batch)["done"]) == len(begun.cells()) else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -277,7 +259,7 @@ def _do(given: argparse.Namespace) -> int:
     frozen = given.batch / "code" / "workflow" / "experiments" / locate(given.experiment).name
     begun = read(frozen, checked=True) if frozen.exists() else experiment
     if given.command == "status":
-        print_status(begun, given.batch)
+        progress.print_status(begun, given.batch)
     else:
         from workflow import results
 

@@ -4,13 +4,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-from pandas import DataFrame
+from typing import TYPE_CHECKING
 
 from kit.errors import unknown
 from kit.parameters import check_values, read_parameters
 from workflow.schema import ROOT, Cell, Experiment, Paper, Rows, fill, listed, plain, published_figures
 from workflow.structure import Place, at, load, make
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # a second's import, for every cell, of which most experiments need nothing
 
 FOLDER = ROOT / "workflow" / "experiments"
 
@@ -166,7 +168,7 @@ def _check_claims(experiment: Experiment, cells: Mapping[str, Cell]) -> None:
                     raise ValueError(f"{claim.text!r} is the text of claims[{texts[claim.text]}] too: tell them apart")
 
 
-def _check_papers(experiment: Experiment, cells: Mapping[str, Cell], figures: DataFrame) -> None:
+def _check_papers(experiment: Experiment, cells: Mapping[str, Cell], figures: "DataFrame") -> None:
     """Check the columns of `paper_results.csv` that cells answer, filled with their parameters."""
     for cell in cells.values():
         with at("cases", cell["case"], "paper"):
@@ -176,7 +178,7 @@ def _check_papers(experiment: Experiment, cells: Mapping[str, Cell], figures: Da
                     _published(figures, column, fill(text, cell["parameters"]))
 
 
-def _check_figures(experiment: Experiment, figures: DataFrame) -> None:
+def _check_figures(experiment: Experiment, figures: "DataFrame") -> None:
     for index, entry in enumerate(experiment.published):
         with at("published", index):
             with at("measure"):
@@ -189,7 +191,7 @@ def _check_figures(experiment: Experiment, figures: DataFrame) -> None:
                 _check_rows(entry.where, {column: sorted(set(rows[column])) for column in rows}, "column")
 
 
-def _published(figures: DataFrame, column: str, value: str) -> DataFrame:
+def _published(figures: "DataFrame", column: str, value: str) -> "DataFrame":
     """Return the published figures that have the value in that column, of which there has to be one."""
     _among(f"{column} of paper_results.csv:", value, sorted(set(figures[column])))
     return figures[figures[column] == value]

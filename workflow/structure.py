@@ -92,21 +92,6 @@ def _number(node: yaml.Node | None, place: Place, lines: dict[Place, int]) -> No
         _number(value, here, lines)
 
 
-def _number(node: yaml.Node | None, place: Place, lines: dict[Place, int]) -> None:
-    """Note the line of every key and item below `node`. ValueError for a key that stands twice."""
-    parts = node.value if isinstance(node, yaml.CollectionNode) else ()
-    for index, part in enumerate(parts):
-        key, value = part if isinstance(node, yaml.MappingNode) else (None, part)
-        here, line = (
-            (*place, key.value if isinstance(key, yaml.ScalarNode) else index),
-            (key or value).start_mark.line + 1,
-        )
-        if here in lines:
-            raise Misplaced(f"the key {here[-1]!r} stands in line {line} again: which of the two counts?", here)
-        lines[here] = line
-        _number(value, here, lines)
-
-
 def make(hint: Any, given: object, name: str, /, **known: object) -> Any:
     """Return plain data as what `hint` says: a dataclass, a mapping or a sequence of them, or any other type.
 

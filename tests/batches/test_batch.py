@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock
 
 from kit.notebook import NotebookFailed
-from workflow import batch, results
+from workflow import batch, progress, results
 from workflow.experiment import read
 from workflow.schema import ROOT
 
@@ -96,7 +96,7 @@ def test_a_failing_cell_publishes_nothing_and_a_later_success_does(toy, runs, tm
                 batch.run_cell(experiment, name, folder, 0)
         else:
             batch.run_cell(experiment, name, folder, 0)
-    found = batch.status(experiment, folder)
+    found = progress.status(experiment, folder)
     assert [len(found[kind]) for kind in ("done", "running", "failed", "left")] == [2, 0, 2, 0]
     table, missing = results.join(experiment, folder)
     numbers = results.summary(experiment, results.measures(experiment, table))
@@ -105,7 +105,7 @@ def test_a_failing_cell_publishes_nothing_and_a_later_success_does(toy, runs, tm
 
 def test_status_counts_and_expects(toy, runs, tmp_path, capsys):
     experiment, folder = read(toy(minutes=2)), tmp_path / "batch"
-    batch.print_status(experiment, folder)
+    progress.print_status(experiment, folder)
     assert "0 done, 0 running, 0 failed, 4 left\nexpected: 8 more minutes, 1 at a time (120 s a cell" in (
         capsys.readouterr().out
     )
@@ -114,7 +114,7 @@ def test_status_counts_and_expects(toy, runs, tmp_path, capsys):
     (folder / "work" / first / "done.json").write_text('{"seconds": 60}')
     (folder / "work" / second).mkdir()
     with FileLock(folder / "work" / second / ".cell-lock"):
-        batch.print_status(experiment, folder)
+        progress.print_status(experiment, folder)
     printed = capsys.readouterr().out
     assert "1 done, 1 running, 0 failed, 2 left\nexpected: 2 more minutes, 1 at a time" in printed
     assert "(60 s a cell, measured on 1)" in printed
@@ -130,7 +130,7 @@ def test_damaged_results_are_set_aside_and_their_cells_run_again(toy, runs, tmp_
     (folder / "work" / names[2] / "table.parquet").write_bytes(b"PAR1")
     batch.set_damaged_aside(experiment, folder)
     assert f"cell {names[2]} runs again" in capsys.readouterr().out
-    assert batch.status(experiment, folder)["left"] == [names[2]]
+    assert progress.status(experiment, folder)["left"] == [names[2]]
     batch.run_cell(experiment, names[2], folder, 0)
     assert len(runs) == 5 and results.join(experiment, folder)[1] == []
 
