@@ -70,12 +70,12 @@ def run_notebook(
 def _workplace(out: Path) -> Iterator[Path]:
     """Give a hidden folder beside `out` for drafts and for the kernel's own files; remove it, and those of killed runs.
 
-    A run holds the lock in its folder. A killed one lets go of it, by which the next one here sees what is to be swept.
+    A run holds the lock in its folder, and lets go of it when it is killed: what is not locked can be swept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    for lock in out.parent.glob(".*.ipynb.run-*/lock"):
-        with suppress(Timeout), FileLock(lock, timeout=0):
-            shutil.rmtree(lock.parent, ignore_errors=True)
+    for left in out.parent.glob(".*.ipynb.run-*"):
+        with suppress(Timeout), FileLock(left / "lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.run-", dir=out.parent.resolve()))
     with FileLock(folder / "lock"):
         try:

@@ -14,6 +14,7 @@ import pytest
 
 from kit import cpu_allocator
 from kit.notebook import NotebookFailed, main, run_notebook
+from tests import kills
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = """epochs: int = 1  # passes over the training set
@@ -261,3 +262,25 @@ def test_lists_the_parameters(notebook, capsys):
         "quick: bool = True                       ",
         "output: str = 'results'                  where figures and tables go",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_wherever_it_renames_or_removes_a_file_a_run_ends_as_if_undisturbed(notebook, tmp_path):
+    """Runner and kernel each end at every such call, one a start, with a page and over an earlier failure."""
+    source = notebook(
+        "import pathlib\nseen = pathlib.Path('seen')\nseen.touch()",
+        "seen.replace('done')\nprint('the same bits')",
+    )
+    places = {name: tmp_path / name for name in ("whole", "killed")}
+    for place in places.values():
+        place.mkdir()
+    command = [sys.executable, "-m", "kit.notebook", str(source.resolve()), "new/out.ipynb", "--html"]
+    subprocess.run(command, cwd=places["whole"], env=kills.environment(tmp_path), check=True)
+    codes = [run.returncode for run in kills.starts(command, tmp_path, "/killed/", cwd=places["killed"])]
+    assert codes[-1] == 0 and len(codes) > 6 and set(codes[:-1]) <= {-9, 1}, codes
+    assert (
+        kills.tree(places["killed"]) == kills.tree(places["whole"]) == {"done", "new", "new/out.ipynb", "new/out.html"}
+    )
+    assert not list((tmp_path / "temporary").iterdir())
+    assert printed(places["killed"] / "new/out.ipynb") == printed(places["whole"] / "new/out.ipynb")

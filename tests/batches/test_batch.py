@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import yaml
 from filelock import FileLock
 
 from kit.notebook import NotebookFailed
+from tests import kills
 from workflow import batch, progress, results
 from workflow.experiment import read
 from workflow.schema import ROOT
@@ -173,8 +175,8 @@ def test_the_frozen_copy_stays_and_a_changed_experiment_is_told(toy, tmp_path, c
         batch.freeze(other, folder)
 
 
-def command(path, folder, *more):
-    return [sys.executable, "-m", "workflow.batch", "run", str(path), "--batch", str(folder), *more]
+def command(path, folder, *more, command="run"):
+    return [sys.executable, "-m", "workflow.batch", command, str(path), "--batch", str(folder), *more]
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -272,3 +274,64 @@ def test_killed_five_times_a_batch_of_twelve_ends_as_if_undisturbed(tmp_path):
         assert not (line["event"] == "start" and line["cell"] in finished), f"{line['cell']} ran again"
         finished |= {line["cell"]} if line["event"] == "done" else set()
     assert len(finished) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_wherever_it_renames_or_removes_a_file_a_batch_ends_as_if_undisturbed(toy, tmp_path):
+    """Scheduler, cell, report and their kernels end at every such call, one a start; nobody stays behind."""
+    path = toy(seeds=[0], grid=[{}])
+    folders = {name: tmp_path / name / "batch" for name in ("whole", "killed")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        frozen = batch.freeze(path, folder)
+    shutil.copyfile(kills.HOOK, folder / "code" / kills.HOOK.name)
+    cell = [*command(frozen, folder, command="cell"), *read(path).cells()]
+    assert ends(cell, tmp_path, "/killed/") > 8
+    (folder / "work/run__seed-0/done.json").unlink()
+    shutil.rmtree(folder / "cells")
+    assert ends(command(path, folder), tmp_path, "/killed/batch/([.]s|cells/[^.]*$|work/.*txt)") > 4
+    assert ends(command(path, folder, command="report"), tmp_path, "/killed/") > 8
+    subprocess.run(command(path, folders["whole"]), env=kills.environment(tmp_path), cwd=ROOT, check=True)
+    trees = [{path for path in kills.tree(folder) if not OWN.search(path)} for folder in folders.values()]
+    assert trees[0] == trees[1]
+    assert not list((tmp_path / "temporary").iterdir())
+    tables = [pd.read_parquet(folder / "table.parquet") for folder in folders.values()]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+OWN = re.compile(r"^code/|^[.]snakemake/(log|metadata)/|__pycache__")
+"""What differs between two batches: caches, and Snakemake's journal."""
+
+
+def ends(command, folder, pattern):
+    """Start the command until no call ends it any more; return how many starts that took."""
+    codes = [run.returncode for run in kills.starts(command, folder, pattern, cwd=ROOT)]
+    assert codes[-1] == 0, codes
+    return len(codes)
+
+
+@pytest.mark.slow
+def test_whoever_ends_a_batch_ends_its_scheduler_cells_and_kernels(toy, tmp_path):
+    """After 5 s nothing is alive; what was begun is finished by the next start, and nothing is left over."""
+    code = "import pathlib, time\nwhile not pathlib.Path(output, '../../go').exists(): time.sleep(0.1)"
+    folder, path = tmp_path / "batch", toy(seeds=[0, 1], grid=[{}])
+    notebook = nbformat.read(tmp_path / "toy.ipynb", 4)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(f"open(f'{{output}}/begun', 'w').close()\n{code}"))
+    nbformat.write(notebook, tmp_path / "toy.ipynb")
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        run = subprocess.Popen(command(path, folder, "--jobs", "2"), env=kills.environment(tmp_path), cwd=ROOT)
+        while run.poll() is None and len(list(folder.glob("work/*/begun"))) < 2:
+            time.sleep(0.1)
+        assert len(kills.alive(tmp_path)) == 6, "runner, scheduler, two cells and two kernels"
+        run.send_signal(end)
+        assert run.wait() == -end
+        kills.none_alive(tmp_path)
+        for begun in folder.glob("work/*/begun"):
+            begun.unlink()
+    (folder / "go").touch()
+    done = subprocess.run(command(path, folder, "--jobs", "2"), env=kills.environment(tmp_path), cwd=ROOT)
+    assert done.returncode == 0 and not list((tmp_path / "temporary").iterdir())
+    work = {".cell-lock", "begun", "done.json", "log.txt", "notebook.ipynb", "table.parquet"}
+    assert {frozenset(os.listdir(work)) for work in folder.glob("work/*")} == {frozenset(work)}
+    assert {path.name for path in folder.glob(".*")} == {".freeze-lock", ".lock", ".report-lock", ".snakemake"}

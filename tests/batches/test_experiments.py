@@ -162,7 +162,7 @@ def answering(**changes):
         ({"claims": [CLAIM, CLAIM]}, r"claims\[1\].text: 'x' is the text of claims\[0\] too"),
         ({"claims": CLAIM}, "claims={.*, but it has to be a list"),
         # published figures
-        ({"published": [{**FIGURE, "source": "ICLR 2021 Table 9"}]}, "unknown source .*: did you mean 'ICLR 2021 Table"),
+        ({"published": [{**FIGURE, "source": "ICLR 2021 Table 9"}]}, "unknown source .*: did you mean 'ICLR 2021 Ta"),
         ({"published": [{**FIGURE, "metric": "test_eror"}]}, r"published\[0\].metric: unknown metric .*did you mean"),
         ({"published": [{**FIGURE, "metric": "memory_gb"}]}, "unknown metric .* 'memory_gb'"),
         ({"published": [{**FIGURE, "measure": "lst"}]}, "unknown measure 'lst': did you mean 'last'"),
