@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -34,6 +35,7 @@ TOY = {
 }
 PARAMETERS = """rate: float = 0.0  # a rate
 seed: int = 0  # a seed
+name: str = "x"  # a text
 poison: int = -1  # the seed that fails
 output: str = "x"  # folder"""
 CODE = """import pandas as pd
@@ -274,6 +276,54 @@ def test_killed_five_times_a_batch_of_twelve_ends_as_if_undisturbed(tmp_path):
         assert not (line["event"] == "start" and line["cell"] in finished), f"{line['cell']} ran again"
         finished |= {line["cell"]} if line["event"] == "done" else set()
     assert len(finished) == 12
+
+
+class Page(HTMLParser):
+    """What a browser would run of a page, and what it would show."""
+
+    def __init__(self):
+        super().__init__()
+        self.handlers, self.scripts, self.text = [], [], []
+        self.inside = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        self.handlers += [f"{tag} {name}={value}" for name, value in attrs if name == "onerror"]
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        (self.scripts if self.inside == "script" else self.text).append(data)
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_words_of_a_file_and_runs_none(toy, tmp_path):
+    """Title, about, cases, measures, claims, grid values, missing cells and metrics, as text."""
+    script, image = "<script>alert('{}')</script>", "<img src=x onerror=alert('{}')>"
+    bad = {name: text.format(name) for name in ("title", "about", "case", "measure", "claim", "value", "metric")
+           for text in [script if name in ("title", "measure", "value") else image]}  # fmt: skip
+    path = toy(
+        title=bad["title"],
+        about=bad["about"],
+        cases={bad["case"]: {}, "other": {}},
+        grid=[{"name": [bad["value"]]}],
+        measures={bad["measure"]: {}, "none": {"metric": "recall"}},
+        claims=[{"text": bad["claim"], "measure": bad["measure"], "ours": bad["case"], "theirs": "other"}],
+        seeds=[0, 1, 2],
+    )
+    folder, experiment = tmp_path / "batch", read(path)
+    for name, cell in list(experiment.cells().items())[:-1]:
+        (folder / "cells" / name).mkdir(parents=True)
+        row = {"epoch": 1, "split": "test", "block": 1, "value": cell["seed"] / 3 + len(cell["case"]) % 2}
+        rows = pd.DataFrame([row | {"metric": metric} for metric in ("accuracy", bad["metric"])])
+        rows.to_parquet(folder / "cells" / name / "result.parquet")
+    results.report(experiment, experiment, folder)
+    page = Page()
+    page.feed((folder / "report.html").read_text())
+    assert page.handlers == [] and not [part for part in page.scripts if "alert('" in part]
+    shown = "".join(page.text)
+    assert [name for name, text in bad.items() if text not in shown] == []
 
 
 @pytest.mark.slow
