@@ -45,6 +45,8 @@ class Delay:
     """Factor of the gradient at each boundary that it crosses, in (0, 1]; 1 shrinks nothing."""
     delay_lr: Sequence[float] = ()
     """Factors of the blocks' learning rates, first to last; 1 for those not named."""
+    flush: Literal["never", "epoch", "end"] = "never"
+    """When all that is under way is learned from before the next batch comes, or the run ends without."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -241,18 +243,20 @@ class DelayedBlock(Block):
 
 
 def ticking(
-    blocks: Sequence[DelayedBlock], signal: Signal | None, gradient: Tensor | None = None
+    blocks: Sequence[DelayedBlock], signal: Signal | None
 ) -> Generator[DelayedBlock, None, tuple[Signal | None, Tensor | None]]:
     """Let consecutive blocks work for one tick, and give each when it is done.
 
-    `signal` enters the first, `gradient` the last: from the blocks beside them, as these left them a tick before (but a
-    signal in the same, where forward passes are locked). Returns what leaves the last forwards, the first backwards.
+    `signal` enters the first (None: what lies in its inbox, if anything). The rest comes from the block before and the
+    one behind, as these left it a tick before, but a signal in the same tick where forward passes are locked. Returns
+    what leaves the last block forwards and the first backwards; whoever is there has to put into the inboxes at the two
+    ends what these shall find in the next tick.
     """
-    left, incoming = [], signal
+    left, incoming = [], blocks[0].inbox[0] if signal is None else signal
     for k, block in enumerate(blocks):
         if k and block.delay.unlocked:
             incoming = block.inbox[0]
-        incoming, back = block.tick(incoming, gradient if k == len(blocks) - 1 else block.inbox[1])
+        incoming, back = block.tick(incoming, block.inbox[1])
         left.append((incoming, back))
         yield block
     for k, block in enumerate(blocks):
@@ -261,11 +265,11 @@ def ticking(
     return left[-1][0], left[0][1]
 
 
-def drain(blocks: Sequence[DelayedBlock]) -> int:
-    """Let blocks learn from all that is under way, and take in nothing new; return in how many ticks."""
-    ticks = 0
-    while any(block.flights or block.pending or block.inbox[0] is not None for block in blocks):
-        for _ in ticking(blocks, None):
-            pass
-        ticks += 1
-    return ticks
+def tick(blocks: Sequence[DelayedBlock], signal: Signal | None) -> tuple[Signal | None, Tensor | None]:
+    """Let consecutive blocks work for one tick, `ticking` at one go."""
+    work = ticking(blocks, signal)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value

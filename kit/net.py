@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kit import exits, growth
 from kit.block import Block, Visit, walk
-from kit.delayed import DelayedBlock, ticking
+from kit.delayed import DelayedBlock, tick, ticking
 from kit.errors import unknown
 from kit.modules import evaluating
 from kit.plan import Plan, Views
@@ -62,6 +62,11 @@ class Net(nn.Module):
         return any(isinstance(block, DelayedBlock) for block in self)
 
     @property
+    def num_filling(self) -> int:
+        """Steps after which every block has learned: 1, or more where gradients come late."""
+        return self[0].ticks + 2 if self.late else 1
+
+    @property
     def num_exits(self) -> int:
         """Number of places where the net can answer: one per block, and one per probe inside a block."""
         return sum(len(block.probes) + 1 for block in self)
@@ -96,6 +101,12 @@ class Net(nn.Module):
         with self.one_step():
             for _ in self.steps(self.signal(x, y)):
                 pass
+
+    def drain(self) -> None:
+        """Let the blocks learn from all that is under way (`kit.delayed`), and take in nothing new."""
+        if self.late:
+            for _ in range(self[0].ticks):
+                tick(list(self), None)
 
     def steps(self, signal: Signal) -> Iterator[Block]:
         """Train on one batch, block by block, and give each block when it has had its turn."""

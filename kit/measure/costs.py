@@ -89,13 +89,14 @@ def step_seconds(fn: Callable[..., object], repeats: int = 5, prepare: Callable[
         raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
     seconds = []
     for _ in range(repeats + 1):
-        inputs, start = prepare(), _clock()
+        inputs, start = prepare(), clock()
         fn(*inputs)
-        seconds.append(_clock() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds[1:])
 
 
-def _clock() -> float:
+def clock() -> float:
+    """Return the seconds now, when all that was asked of the GPU is done."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,9 +1,8 @@
 """The registry: a method's name, and how each of its blocks gets its head and its loss."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
-from inspect import signature
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -88,7 +87,7 @@ def decouple(
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
     chosen = lookup(method, options)
-    delay = _delay(chosen, method, options, precision, context) if len(stages) > 1 else None
+    delay = _delay(chosen, method, options, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
     example = examples["x"]
     dtype = resolve(precision, example.device)
@@ -107,7 +106,7 @@ def decouple(
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.objective, **options),
-        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay else Block,
+        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay and body else Block,
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
@@ -124,13 +123,12 @@ def decouple(
     return Net(blocks, method, num_classes, channels_last, plan)
 
 
-def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay | None:
-    """Take the options that say how gradients come late out of `options`; None for methods whose gradients do not."""
-    if chosen.delay is None:
-        return None
+def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay:
+    """Take the options that say how gradients come late out of `options`."""
     if context != "none":
         raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
-    delay = chosen.delay(**{name: options.pop(name) for name in signature(chosen.delay).parameters if name in options})
+    own = {name: options.pop(name) for name in vars(chosen.delay).keys() & options.keys()}
+    delay = replace(chosen.delay, **own)
     if delay.weights == "mixed" and precision != "fp32":
         raise ValueError(
             f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "

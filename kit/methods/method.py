@@ -17,8 +17,8 @@ class Method:
     source: str
     end_to_end: bool = False
     """One block for the whole net; the cuts are only watched."""
-    delay: Callable[..., Delay] | None = None
-    """Of nets that one loss at the end trains by gradients that come late: how late, from the options."""
+    delay: Delay | None = None
+    """Of nets that one loss at the end trains by gradients that come late: how late, unless the options say so."""
 
     @property
     def one_loss(self) -> bool:
@@ -29,5 +29,5 @@ class Method:
     def options(self) -> dict[str, object]:
         """The method's options with their defaults."""
         own = list(inspect.signature(self.objective).parameters.values())[1:]
-        late = inspect.signature(self.delay).parameters.values() if self.delay else ()
-        return {p.name: p.default for p in (*own, *late)}
+        late = {name: value for name, value in vars(self.delay).items() if name != "unlocked"} if self.delay else {}
+        return {p.name: p.default for p in own} | late

@@ -24,12 +24,13 @@ from kit.data import Data, Split
 from kit.files import folder_lock
 from kit.net import Net
 from kit.pipeline.exceptions import PeerLost, waiting
+from kit.pipeline.neighbours import LateReceiver, Mail, Neighbours
 from kit.pipeline.network import interface_to
 from kit.pipeline.options import MeshRank, Options, check_stages
 from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
 from kit.pipeline.replicas import Replicas
-from kit.pipeline.transport import Receiver, Sender
+from kit.pipeline.transport import Receiver, Sender, Wire
 from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
 from kit.train.config import RunConfig
 from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
@@ -88,12 +89,18 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         shards = shard_sizes(data, split, batch_size, here.num_replicas)
         return [size for shard in shards[start:] if (size := shard[here.replica])]
 
+    late = net[0].delay if net.late else None
+    wires = [Wire(rank, options.timeout, options.link_delay) for rank in (here.rank - 1, here.rank + 1)]
     if here.is_first:
         shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
         source = FromData(net, data, config, shard)
     else:
-        source = Receiver(here.rank - 1, options.depth, net.device, options.timeout, sizes)
-    sink = NOWHERE if here.is_last else Sender(here.rank + 1, options.depth, options.timeout)
+        kind = LateReceiver if late and late.unlocked else Receiver
+        source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes)
+    sink = NOWHERE if here.is_last else Sender(wires[1], options.depth)
+    if late:
+        before, behind = (Mail(wire, net.device) for wire in wires)
+        sink = Neighbours(sink, None if here.is_first else before, None if here.is_last else behind, late.unlocked)
     return {"source": source, "sink": sink}
 
 
@@ -102,7 +109,7 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
         "torchrun … -m kit.pipeline", description="One rank of a pipeline: as many stages as ranks per replica."
     )
     parser.add_argument("config", metavar="CONFIG.json", type=Path, help="settings of kit.RunConfig, as JSON")
-    kinds = {"statistics": str, "timeout": float}
+    kinds = {"statistics": str, "timeout": float, "link_delay": float}
     for option in fields(Options):
         flag = "--" + option.name.replace("_", "-")
         parser.add_argument(flag, type=kinds.get(option.name, int), default=option.default)
@@ -200,6 +207,10 @@ def without_images(spec: dict) -> Data:
 
 def _check_mesh(net: Net, data_spec: Data, config: RunConfig, options: Options, here: MeshRank) -> None:
     check_stages(config, here.num_stages)
+    if net.late and here.num_replicas > 1:
+        raise ValueError(
+            f"num_replicas={here.num_replicas} with {config.method}: late gradients are not averaged; use 1"
+        )
     smallest = min(min(shards) for shards in shard_sizes(data_spec, "train", config.batch_size, here.num_replicas))
     least = 2 if net.uses_batch_statistics and options.statistics == "local" else 1
     if smallest < least:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kit.block import Block
 from kit.data import Data
+from kit.delayed import DelayedBlock
 from kit.net import Net
 from kit.signal import Signal
 from kit.train.config import RunConfig
@@ -70,6 +71,9 @@ class Nowhere:
 
     def drain(self) -> None:
         """End a pass: wait until all that was handed on has arrived."""
+
+    def exchange(self, blocks: Sequence[DelayedBlock], ahead: Signal | None, back: Tensor | None) -> None:
+        """Hand on what has left `blocks` in a tick, forwards and backwards, and bring what they get in the next."""
 
 
 class Alone:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kit import data
 from kit.block import Block, walk
-from kit.delayed import ticking
+from kit.delayed import tick
 from kit.modules import evaluating
 from kit.net import Net
 from kit.signal import Signal
@@ -120,6 +120,7 @@ class Run:
             progress.step(self.epoch, self.batch)
             if every and self.batch % every == 0 and self.batch < self.num_batches:  # the end has its own
                 self._checkpoint()
+        self._flush(learning)
         self.sink.drain()
         self.ranks.gather(None, "ending an epoch")  # it is over when it is over for all
         self._check_finite()
@@ -128,11 +129,17 @@ class Run:
             rows = [("train_seconds", seconds), ("step_seconds", seconds / steps)]
             self.history.cost_rows += [(self.epoch, name, value, "s") for name, value in rows]
 
-    def _step(self, learning: Sequence[Block], signal: Signal) -> None:
+    def _flush(self, learning: Sequence[Block]) -> None:
+        """Let blocks whose gradients come late learn from all that is under way, if it is time."""
+        flush = self.net[0].delay.flush if self.net.late else "never"
+        if flush == "epoch" or (flush == "end" and self.epoch + 1 == self.num_epochs):
+            for _ in range(self.net[0].ticks):
+                self._step(learning, None)
+
+    def _step(self, learning: Sequence[Block], signal: Signal | None) -> None:
         with self.net.one_step():
             if self.net.late:
-                for _ in ticking(learning, signal):
-                    pass
+                self.sink.exchange(learning, *tick(learning, signal))
                 learning = [block for block in learning if block.last_terms]
             else:
                 self.sink.put(self._walk(learning, signal))
