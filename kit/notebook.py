@@ -15,13 +15,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit import cpu_allocator
-from kit.parameters import Parameter, check_values, read_parameters, read_texts
+from kit.parameters import check_values, read_parameters, read_texts
+from kit.settings import typed
 
 
 class NotebookFailed(RuntimeError):
     """A cell raised or ran too long, or the kernel died."""
 
 
+@typed
 def run_notebook(
     notebook: str | os.PathLike,
     out: str | os.PathLike,
@@ -60,8 +62,13 @@ def run_notebook(
         _put(draft, out)
         failed.unlink(missing_ok=True)
         if html:
-            page = draft.with_suffix(".html")
-            page.write_text(_page(executed, out.stem), encoding="utf-8")
+            from nbconvert import HTMLExporter
+
+            page, (text, _) = (
+                draft.with_suffix(".html"),
+                HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}}),
+            )
+            page.write_text(text, encoding="utf-8")
             _put(page, out.with_suffix(".html"))
     return out
 
@@ -101,19 +108,14 @@ def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingIDFieldWarning)
         try:
-            return papermill.execute_notebook(
-                source,
-                target,
-                values,
-                kernel_name="python3",
-                language="python",
-                kernel_manager_class=_this_python(draft.parent),
-                execution_timeout=timeout,
-                interrupt_on_timeout=True,
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-            )
+            kernel = {
+                "kernel_name": "python3",
+                "language": "python",
+                "kernel_manager_class": _this_python(draft.parent),
+            }
+            limits = {"execution_timeout": timeout, "interrupt_on_timeout": True}
+            shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+            return papermill.execute_notebook(source, target, values, **kernel, **limits, **shown)
         except PapermillExecutionError as error:
             late = timeout and error.ename == "KeyboardInterrupt"
             reason = f"ran for more than {timeout} s" if late else f"raised {error.ename}: {error.evalue}"
@@ -131,27 +133,19 @@ def _this_python(folder: Path) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    variables = {
+        "IPYTHONDIR": str(folder),  # runs side by side must not share one history database
+        "KIT_HEADLESS": "1",  # no widgets
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
+    }
+
     class ThisPython(AsyncKernelManager):
         connection_file = str(folder / "kernel.json")
         transport_encryption = "auto"  # nobody else on the machine reads along
-        kernel_spec = KernelSpec(
-            **get_kernel_dict(),
-            env=cpu_allocator.environment()
-            | {
-                "IPYTHONDIR": str(folder),  # runs side by side must not share one history database
-                "KIT_HEADLESS": "1",  # no widgets
-                "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
-            },
-        )
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=cpu_allocator.environment() | variables)
 
     return ThisPython
-
-
-def _page(executed, title: str) -> str:
-    from nbconvert import HTMLExporter
-
-    return HTMLExporter().from_notebook_node(executed, {"metadata": {"name": title}})[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -170,7 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         declared = read_parameters(given.notebook)
         if given.list:
-            _print_parameters(declared)
+            for name, parameter in declared.items():
+                print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
         else:
             values = read_texts(dict(given.p), declared)
             run_notebook(given.notebook, given.out, values, given.html, given.timeout)
@@ -179,11 +174,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {str(error) or 'interrupted'}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return {NotebookFailed: 1, KeyboardInterrupt: 130}.get(type(error), 2)
     return 0
-
-
-def _print_parameters(declared: dict[str, Parameter]) -> None:
-    for name, parameter in declared.items():
-        print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
 
 
 def _print_results(given: argparse.Namespace, output: str | None) -> None:

@@ -9,10 +9,11 @@ import io
 import os
 import tokenize
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, ValidationError
 
@@ -51,7 +52,7 @@ def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters'; tag exactly one")
     try:
         return dict(_declarations(tagged[0]))
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"the parameters cell of {path}: {error}") from error
 
 
@@ -97,9 +98,8 @@ def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter])
             raise unknown("parameter", name, declared)
         parameter = declared[name]
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
-        plain = list(plain) if isinstance(plain, tuple) else plain
         try:
-            values[name] = adapter(parameter.type).validate_python(plain)
+            values[name] = adapter(parameter.type).validate_python(list(plain) if isinstance(plain, tuple) else plain)
         except ValidationError as error:
             kind = parameter.written + _LIMITS.get(error.errors()[0]["type"], "")
             meaning = parameter.help and f" ({parameter.help})"
@@ -110,7 +110,7 @@ def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter])
 
 
 def read_texts(given: Mapping[str, str], declared: Mapping[str, Parameter]) -> dict[str, object]:
-    """Return what texts of a command line stand for: `"False"` is False, `"a,b"` a list, as far as a parameter has it.
+    """Return what texts of a command line stand for: `"False"` is False, `[a, b]` and `a,b` are lists of texts too.
 
     What cannot be read stays as it is, for `check_values` to refuse.
     """
@@ -118,28 +118,19 @@ def read_texts(given: Mapping[str, str], declared: Mapping[str, Parameter]) -> d
 
 
 def _read(text: str, kind: Any) -> object:
-    """Return the value that a text stands for where `kind` is wanted; other texts as they are."""
-    if kind is str:
-        return text
-    if kind in (Integer, float):
-        try:
-            return float(text) if kind is float else int(text)
-        except ValueError:
-            return text
-    if get_origin(kind) is Union:
-        kinds = sorted(get_args(kind), key=lambda part: part is not NoneType)  # in `str | None`, "None" is None
-        return next((read for part in kinds if (read := _read(text, part)) is not text), text)
-    if list in (kind, get_origin(kind)):
-        return [item if not isinstance(item, str) else _read(item, *get_args(kind) or (str,)) for item in _items(text)]
-    choices = {bool: (True, False), NoneType: (None,)}.get(kind) or get_args(kind)
-    return next((choice for choice in choices if text.lower() == str(choice).lower()), text)
+    words = [word.strip() for word in (text[1:-1] if text[:1] + text[-1:] == "[]" else text).split(",") if word.strip()]
+    for reading in (_literal(text), [_literal(word) for word in words], words):
+        with suppress(ValidationError):
+            return adapter(kind).validate_python(reading)
+    return text
 
 
-def _items(text: str) -> list:
-    """Return the list that a text such as `[1, 2]`, `['a', 'b']`, `[a, b]` or `a,b` stands for."""
+def _literal(text: str) -> object:
+    """Return the number, truth value, None or list that the text is, or else the text."""
     try:
-        read = ast.literal_eval(text)
+        read = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text.strip()))
     except (ValueError, SyntaxError):
-        read = None
-    bare = text[1:-1] if text[:1] + text[-1:] == "[]" else text
-    return list(read) if isinstance(read, list | tuple) else [word.strip() for word in bare.split(",") if word.strip()]
+        with suppress(ValueError):
+            return float(text)  # inf
+        return text
+    return text if isinstance(read, str) else list(read) if isinstance(read, tuple) else read

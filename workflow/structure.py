@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from kit.errors import unknown
-from kit.settings import adapter, confirm
+from kit.settings import confirm
 
 Place = tuple[str | int, ...]
 """The keys and indices that lead to a word: ("claims", 0, "better")."""
@@ -105,7 +105,7 @@ def make(hint: Any, given: object, name: str, /, **known: object) -> Any:
         return {_text(key): _item(parts[1], value, key) for key, value in given.items()}
     if origin is Sequence and isinstance(given, list):
         return [_item(parts[0], value, index, f"{name}[{index}]") for index, value in enumerate(given)]
-    confirm(name, given, adapter(hint), hint)
+    confirm(name, given, hint)
     return given
 
 

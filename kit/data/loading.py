@@ -1,27 +1,69 @@
-"""`load_data`: a named dataset, cut into splits, with the label noise and the views asked for."""
+"""`load_data`: a named dataset, cut into splits, with the label noise and the views that the settings ask for."""
 
+import json
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kit.data.data_settings import DataSettings
+from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data, Split
 from kit.data.image_files import ImageFiles
-from kit.data.noise import check_labels, flip_labels
+from kit.data.noise import check_labels, check_noise, corrupt
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
+from kit.data.views import VIEWS
 from kit.seeds import derive, generator
-from kit.settings import Folder, accept
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from kit.settings import Count, Folder, Share, Whole, accept, check, one_of, typed
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """A named dataset: what is taken of it and how it is seen. Raises ValueError for a setting that cannot be."""
+
+    dataset: one_of("dataset", DATASETS.keys) = "digits"
+    """Name of a dataset: see `kit.data.DATASETS`."""
+    root: Folder = "data"
+    """Folder of the datasets."""
+    image_size: Count | None = None
+    """Side in pixels to which images are resized; None leaves them."""
+    limit: Count | None = None
+    """Number of training and validation images to keep, balanced over classes; None keeps all."""
+    val_fraction: Share = 0.1
+    """Share of the training images kept aside for validation, between 0 and 1."""
+    data_seed: int = 0
+    """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
+    augment: one_of("augmentation", AUGMENTATIONS.keys) | None = None
+    """Augmentation recipe; None is the dataset's own."""
+    noise: str = "none"
+    """Model of the label noise put on training labels."""
+    noise_rate: float = 0.0
+    """Probability, in [0, 1], that the noise touches a label."""
+    noisy_val: bool = False
+    """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
+    views: Sequence[one_of("view", VIEWS.keys)] | None = None
+    """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_noise(self.noise, self.noise_rate)
+        if self.views and len(set(self.views)) < len(self.views):
+            raise ValueError(f"views={list(self.views)!r}, but every view is named once")
+
+    def data_identity(self) -> dict:
+        """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
+        own = {f.name: getattr(self, f.name) for f in fields(DataSettings) if f.name not in ("root", "augment")}
+        return json.loads(json.dumps(own))
+
+
+@typed
 def load_data(
-    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: Whole | None = None,
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
@@ -44,19 +86,18 @@ def load_data(
         settings = DataSettings(**given | accept("setting", others, DataSettings))
     name, seed = settings.dataset, settings.data_seed
     read, augmentation = DATASETS[name]
-    *splits, classes = read(Path(settings.root).expanduser().absolute(), download)
-    published, test = (Split(images, labels) for images, labels in splits)
-    check_labels(published.labels, len(classes), f"{name}, training labels")
-    check_labels(test.labels, len(classes), f"{name}, test labels")
-    parts = *_cut(published, len(classes), settings), test
-    train, val, test = (replace(part, images=_ready(part.images, settings.image_size)) for part in parts)
+    *published, classes = read(Path(settings.root).expanduser().absolute(), download)
+    for part, (_, labels) in zip(("training", "test"), published, strict=True):
+        check_labels(labels, len(classes), f"{name}, {part} labels")
+    splits = *_cut(Split(*published[0]), len(classes), settings), Split(*published[1])
+    train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
     mean, std = _statistics(train.images)
-    if settings.noise != "none":
-        train = _with_noise(train, len(classes), settings, seed)
-        val = _with_noise(val, len(classes), settings, derive(seed, "validation")) if settings.noisy_val else val
-    shape = tuple(train.images.shape[1:])
+    train = _with_noise(train, len(classes), settings, seed)
+    if settings.noisy_val:
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    data = Data(name, train, val, test, shape, classes, mean, std, settings.augment or augmentation, workers)
+    shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
+    data = Data(name, train, val, test, shape, classes, mean, std, augmentation, workers)
     data = data.with_views(*settings.views or ())
     return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
 
@@ -66,8 +107,7 @@ def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split,
 
     Each draw has a generator of its own, so that it is the same whatever the others are asked for.
     """
-    name, limit, share = settings.dataset, settings.limit, settings.val_fraction
-    rows = torch.arange(len(split))
+    name, limit, rows = settings.dataset, settings.limit, torch.arange(len(split))
     if limit is not None:
         if limit > len(split):
             raise ValueError(f"limit={limit}, but {name} has only {len(split)} training images; None takes them all")
@@ -75,18 +115,19 @@ def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split,
             need = f"its {num_classes} classes need at least {2 * num_classes}, two images each"
             raise ValueError(f"limit={limit} is too small for {name}: {need}")
         rows, _ = stratified(split.labels, limit, generator(settings.data_seed, "subset"), proportional=False)
-    count = round(len(rows) * share)
+    count = round(len(rows) * settings.val_fraction)
     if not 0 < count < len(rows):
         empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
-        raise ValueError(f"val_fraction={share:g} leaves no {empty} image of {len(rows)}; {way} it")
+        raise ValueError(f"val_fraction={settings.val_fraction:g} leaves no {empty} image of {len(rows)}; {way} it")
     draws = generator(settings.data_seed, "validation")
     val, train = stratified(split.labels[rows], count, draws, proportional=True)
     return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
 
 
 def _with_noise(split: Split, num_classes: int, settings: DataSettings, seed: int) -> Split:
-    kind, rate = settings.noise, settings.noise_rate
-    labels, changed = flip_labels(split.labels, num_classes, kind, rate, seed, split.images)
+    if settings.noise == "none":
+        return split
+    labels, changed = corrupt(split.labels, num_classes, settings.noise, settings.noise_rate, seed, split.images)
     return replace(split, labels=labels, noisy=changed)
 
 
@@ -106,7 +147,7 @@ def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles
 def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation, each float32 (C,) in units of [0, 1]; ImageNet's usual ones for files."""
     if not isinstance(images, Tensor):
-        return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
     share = histogram / histogram.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255

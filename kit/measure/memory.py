@@ -40,7 +40,6 @@ _paper = partial(FakeTensorMode, allow_fallback_kernels=False)  # they would run
 class MemoryPlan:
     """Bytes that training takes on batches of one shape, once every block has learned, in each step."""
 
-    batch_shape: tuple[int, ...]
     blocks: tuple[dict[str, int], ...]
     """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients, its
     activations (and those of all blocks that wait for a late gradient), and `peak`: all that is alive then, in all
@@ -101,7 +100,7 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
             counted = [*own.alive.values(), *(part for part in tally.at_peak if part[0] not in STAYING)]
             row = {kind: sum(size for of, size, *_ in counted if of == kind) for kind in KINDS}
             rows.append(row | {"peak": tally.peak, "flops": tally.flops})
-    return MemoryPlan(tuple(batch_shape), tuple(rows))
+    return MemoryPlan(tuple(rows))
 
 
 def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -112,10 +111,10 @@ def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> 
         for _ in range(net.num_filling):
             net.step(x, y)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: "
-            f"{str(error).strip().splitlines()[0]}. Give the whole shape, batch first, of inputs as the net takes them"
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        advice = "Give the whole shape, batch first, of inputs as the net takes them"
+        given = f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch"
+        raise ValueError(f"{given}: {reason}. {advice}") from error
     return x, y
 
 

@@ -1,11 +1,13 @@
 """What the registry knows of a method."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from kit.delayed import Delay
+from kit.errors import unknown
 from kit.objective import Objective
+from kit.settings import confirm_arguments
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,12 @@ class Method:
         own = list(inspect.signature(self.objective).parameters.values())[1:]
         late = {name: value for name, value in vars(self.delay).items() if name != "unlocked"} if self.delay else {}
         return {p.name: p.default for p in own} | late
+
+    def check(self, name: str, options: Mapping[str, object]) -> None:
+        """Raise ValueError for an option that the method, called `name`, does not have, or not with that value."""
+        for option in options:
+            if option not in self.options:
+                raise unknown(f"option of method {name!r}:", option, self.options)
+        confirm_arguments(self.objective, options)
+        if self.delay:
+            replace(self.delay, **{option: options[option] for option in vars(self.delay).keys() & options.keys()})

@@ -27,14 +27,15 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
-from kit.settings import accept
+from kit.settings import Whole, accept, typed
 from kit.train.config import RunConfig
 from kit.train.record import History
 
 BACKEND = "kit-one-folder"
 
 
-def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **options: object) -> History:
+@typed
+def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: Whole = 0, **options: object) -> History:
     """Train as `kit.run` does, with the blocks spread over processes that work at the same time; return the record.
 
     Each replica of the pipeline has `num_stages` processes; `options` are those of `kit.pipeline.options.Options`. With

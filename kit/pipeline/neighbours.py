@@ -5,13 +5,14 @@ the layouts told before it has.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kit.delayed import DelayedBlock
+from kit.delayed import DelayedBlock, tick
 from kit.pipeline.exceptions import waiting
 from kit.pipeline.transport import Layout, Receiver, Wire, pack, read, unpack, written
 from kit.signal import Signal
@@ -60,26 +61,45 @@ class Neighbours(Nowhere):
 
     def __init__(self, sender: Nowhere, before: Mail | None, behind: Mail | None, unlocked: bool):
         self.sender, self.before, self.behind, self.unlocked = sender, before, behind, unlocked
+        self.awaiting: Sequence[DelayedBlock] = ()
 
     def put(self, signal: Signal) -> None:
+        """Hand on a signal of evaluation."""
         self.sender.put(signal)
 
     def drain(self) -> None:
+        """End a pass: wait until all has arrived, here and there."""
+        self.settle()
         self.sender.drain()
+        for mail in filter(None, (self.before, self.behind)):
+            mail.arrive()
 
-    def exchange(self, blocks: Sequence[DelayedBlock], ahead: Signal | None, back: Tensor | None) -> None:
-        """Hand on what has left `blocks` in a tick, and put what has come into their inboxes. Raises PeerLost."""
-        if self.behind and self.unlocked:
-            self.behind.send(ahead)
-        elif ahead is not None:
-            self.sender.put(ahead)
+    def tick(self, blocks: Sequence[DelayedBlock], signal: Signal | None) -> None:
+        """Let `blocks` work for one tick, and hand on what leaves them. Raises PeerLost."""
+        if self.unlocked:
+            self.settle()
+        ahead, back = tick(blocks, signal, partial(self._meet, blocks[-1]))
         if self.before:
             self.before.send(None if back is None else Signal(back))
-        if self.before and self.unlocked:
+        if self.behind and self.unlocked:
+            self.behind.send(ahead)
+        self.awaiting = blocks
+
+    def settle(self) -> None:
+        """Put what came of the last tick into the inboxes. Raises PeerLost."""
+        blocks, self.awaiting = self.awaiting, ()
+        if blocks and self.before and self.unlocked:
             blocks[0].inbox = self.before.receive(), blocks[0].inbox[1]
-        if self.behind:
+        if blocks and self.behind:
             gradient = self.behind.receive()
             blocks[-1].inbox = blocks[-1].inbox[0], gradient and gradient.h
+
+    def _meet(self, block: DelayedBlock, ahead: Signal | None) -> Tensor | None:
+        """Hand a signal on while this tick's gradient is still awaited, so that the rank behind need not wait too."""
+        if ahead is not None:
+            self.sender.put(ahead)
+        self.settle()
+        return block.inbox[1]
 
 
 class LateReceiver(Receiver):

@@ -11,6 +11,7 @@ from kit.data import Data, load_data
 from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
+from kit.settings import typed
 from kit.splitting import paper_cuts
 from kit.splitting.split import choose_cuts, split
 from kit.train import checkpoint
@@ -22,6 +23,7 @@ from kit.train.run import Run
 from kit.train.stagewise import FromFinished
 
 
+@typed
 def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
@@ -42,19 +44,11 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None) ->
     examples = {name: torch.zeros(2, *shape, device=device) for name, shape in examples.items()}
     cuts = measured_cuts(config, loaded) if cuts is None else list(cuts)
     balance, at = paper_cuts.find(config.cuts, config.backbone, config.num_blocks)
-    net = decouple(
-        split(_model(config, loaded), config.num_blocks, examples["x"], balance=balance, at=cuts or at),
-        config.method,
-        loaded.num_classes,
-        examples,
-        config.context,
-        config,
-        precision=config.precision,
-        seed=config.seed,
-        pixels=loaded.denormalize,
-        start=config.growth and config.growth.start,
-        **config.options,
-    )
+    stages = split(_model(config, loaded), config.num_blocks, examples["x"], balance, cuts or at)
+    options = {"precision": config.precision, "seed": config.seed, "pixels": loaded.denormalize}
+    start = config.growth and config.growth.start
+    classes, context = loaded.num_classes, config.context
+    net = decouple(stages, config.method, classes, examples, context, config, start=start, **options, **config.options)
     net.cuts, net.origin = cuts, config.net_content() | {"fingerprint": net_fingerprint(net)}
     return net
 
@@ -78,6 +72,7 @@ def _model(config: RunConfig, loaded: Data) -> nn.Module:
     return model.to(config.resolved_device())
 
 
+@typed
 def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
@@ -91,8 +86,7 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
     with folder_lock(config.folder):
         if config.folder:
             checkpoint.sweep_drafts(config.folder)
-        source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
-        with source:
+        with (FromFinished if config.stagewise else FromData)(net, loaded, config) as source:
             return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
@@ -100,15 +94,13 @@ def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
     """Raise ValueError for a net, data and settings that cannot train together."""
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for name in ("train", "val", "test"):
-        labels = getattr(loaded, name).labels
-        if len(labels) == 0:
+    for name, part in loaded.splits.items():
+        if len(part) == 0:
             raise ValueError(f"the {name} split of {loaded.name} is empty: raise limit or val_fraction")
-        for label in (labels.min().item(), labels.max().item()):
+        for label in map(int, part.labels.aminmax()):
             if not 0 <= label < net.num_classes:
-                raise ValueError(
-                    f"label {label} in the {name} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
-                )
+                where = f"in the {name} split of {loaded.name}"
+                raise ValueError(f"label {label} {where}: labels have to be 0 to {net.num_classes - 1}")
     asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
     for view in sorted(asked - set(loaded.views)):
         beside = ", ".join(loaded.views) or "nothing"

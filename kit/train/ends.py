@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kit.block import Block
 from kit.data import Data
-from kit.delayed import DelayedBlock
+from kit.delayed import DelayedBlock, tick
 from kit.net import Net
 from kit.signal import Signal
 from kit.train.config import RunConfig
@@ -72,8 +72,12 @@ class Nowhere:
     def drain(self) -> None:
         """End a pass: wait until all that was handed on has arrived."""
 
-    def exchange(self, blocks: Sequence[DelayedBlock], ahead: Signal | None, back: Tensor | None) -> None:
-        """Hand on what has left `blocks` in a tick, forwards and backwards, and bring what they get in the next."""
+    def tick(self, blocks: Sequence[DelayedBlock], signal: Signal | None) -> None:
+        """Let `blocks`, whose gradients come late, work for one tick, and hand on what leaves them at both ends."""
+        tick(blocks, signal)
+
+    def settle(self) -> None:
+        """Bring what was handed over in the last tick, so that blocks hold all that is under way."""
 
 
 class Alone:

@@ -18,12 +18,8 @@ class Progress:
         self.method, self.num_epochs, self.num_batches, self.quiet = method, num_epochs, num_batches, quiet
         self.began = time.perf_counter()
         in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
-        self.bar = tqdm(
-            total=num_epochs * num_batches,
-            desc=method,
-            unit="step",
-            disable=quiet or not (sys.stderr.isatty() or in_notebook),
-        )
+        unwatched = quiet or not (sys.stderr.isatty() or in_notebook)
+        self.bar = tqdm(total=num_epochs * num_batches, desc=method, unit="step", disable=unwatched)
 
     def __enter__(self) -> Progress:
         return self

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kit import data
 from kit.block import Block, walk
-from kit.delayed import tick
 from kit.modules import evaluating
 from kit.net import Net
 from kit.signal import Signal
@@ -139,7 +138,7 @@ class Run:
     def _step(self, learning: Sequence[Block], signal: Signal | None) -> None:
         with self.net.one_step():
             if self.net.late:
-                self.sink.exchange(learning, *tick(learning, signal))
+                self.sink.tick(learning, signal)
                 learning = [block for block in learning if block.last_terms]
             else:
                 self.sink.put(self._walk(learning, signal))
@@ -203,6 +202,7 @@ class Run:
         """Write all that `_resume` needs to go on from here."""
         if self.config.folder:
             self._check_finite()
+            self.sink.settle()
             step = self.epoch * self.num_batches + self.batch
             own = {"position": [self.epoch, self.batch], "best": self.best, "random_state": torch.get_rng_state()}
             own |= {"rows": self.history.rows, "cost_rows": self.history.cost_rows, "computed": self._computed()}

@@ -22,7 +22,7 @@ from kit.data import Data
 from kit.net import Net
 from kit.signal import Signal, Slot
 from kit.train.config import RunConfig
-from kit.train.ends import EVALUATION_BATCH, FromData
+from kit.train.ends import FromData
 
 
 class FromFinished(FromData):
@@ -51,22 +51,17 @@ class FromFinished(FromData):
 
     def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
         (learning,), (*finished, _) = self.turn(list(self.net), epoch)
-        if split != "train" or not finished:
-            yield from super().signals(split, epoch, start)
-            return
-        if not self.keeps:
-            yield from (through(finished, signal) for signal in super().signals(split, epoch, start))
+        before = finished if split == "train" else []
+        if not before or not self.keeps:
+            yield from (through(before, signal) for signal in super().signals(split, epoch, start))
             return
         if self.outputs is None or self.outputs.block is not learning:
-            self.outputs = Outputs(learning, self._finished(finished), len(self.data.train), Path(self.room.name))
+            everything = (through(before, signal) for signal in super().signals(self.data.train))  # in its own order
+            self.outputs = Outputs(learning, everything, len(self.data.train), Path(self.room.name))
         config, count = self.config, self.data.num_batches("train", self.config.batch_size)
         order = torch.randperm(len(self.data.train), generator=seeds.generator(config.seed, "order", epoch))
         for rows in order.split(config.batch_size)[start:count]:
             yield self.outputs.take(rows, self.net.device)
-
-    def _finished(self, blocks: Sequence[Block]) -> Iterator[Signal]:
-        for x, y in self.data.batches(self.data.train, EVALUATION_BATCH, device=self.net.device):
-            yield through(blocks, self.net.signal(x, y))
 
 
 def through(blocks: Sequence[Block], signal: Signal) -> Signal:
@@ -99,12 +94,9 @@ def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, T
 
     Raises ValueError where neither has room.
     """
-    shapes = {slot: torch.Size([count, *value.shape[1:]]) for slot, value in example.items()}
-    total = sum(shapes[slot].numel() * value.element_size() for slot, value in example.items())
-    if total < memory_left() / 2:
-        return {slot: torch.empty(shapes[slot], dtype=value.dtype) for slot, value in example.items()}
-    free = shutil.disk_usage(folder).free
-    if total > free:
+    total = sum(count * value[:1].nbytes for value in example.values())
+    fits = total < memory_left() / 2
+    if not fits and total > (free := shutil.disk_usage(folder).free):
         raise ValueError(
             f"one block's outputs for {count} images take {total / 2**30:.1f} GiB, but memory has no room and "
             f"{folder} has {free / 2**30:.1f} GiB left: choose an output folder on a larger disk, a smaller limit, or "
@@ -112,8 +104,9 @@ def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, T
         )
     room = {}
     for number, (slot, value) in enumerate(example.items()):
-        path, size = str(folder / str(number)), shapes[slot].numel()
-        room[slot] = torch.from_file(path, shared=True, size=size, dtype=value.dtype).view(shapes[slot])
+        path, size, dtype = str(folder / str(number)), count * value[0].numel(), value.dtype
+        numbers = torch.empty(size, dtype=dtype) if fits else torch.from_file(path, True, size, dtype=dtype)
+        room[slot] = numbers.view(count, *value.shape[1:])
     return room
 
 

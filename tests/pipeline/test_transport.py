@@ -66,7 +66,9 @@ def test_no_more_signals_are_under_way_than_depth_allows(monkeypatch):
         sender.put(Signal(torch.randn(size, 6), Y[:size]))
     under_way = torch.tensor(log).cumsum(0)
     assert under_way.max() == 2 * 2 + 2  # two tensors each, and the two that tell the first one of its shapes
-    assert sum(data.dtype == torch.uint8 for data in sent) == 2, "shapes are told once per size of batch: how long, and what"
+    assert sum(data.dtype == torch.uint8 for data in sent) == 2, (
+        "shapes are told once per size of batch: how long, and what"
+    )
     with pytest.raises(ValueError, match="signals of one batch size differ"):
         sender.put(Signal(torch.randn(4, 7), Y))
     sender.drain()
