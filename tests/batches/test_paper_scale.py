@@ -15,7 +15,8 @@ from torchvision import datasets
 
 from kit.parameters import check_values, read_parameters
 from kit.train import checkpoint
-from workflow.experiment import ROOT, read
+from workflow.experiment import read
+from workflow.schema import ROOT
 
 NOTEBOOK = ROOT / "notebooks/one_run.ipynb"
 RNG = np.random.default_rng(0)
