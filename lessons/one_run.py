@@ -23,8 +23,9 @@ def run_config(
 ) -> RunConfig:  # fmt: skip
     """Return the settings of a run. Raises ValueError for what cannot be.
 
-    `options`, `backbone_options` and `context_options` are texts such as `pool=4`; `cuts` is what the cuts balance, or the names of all of
-    them; `quick` makes the run one of seconds. Parameters that are no settings of a run are left aside.
+    `options`, `backbone_options` and `context_options` are texts such as `pool=4`; `cuts` is what the cuts balance, or
+    the names of all of them; `quick` makes the run one of seconds. Parameters that are no settings of a run are left
+    aside.
     """
     own = {name: value for name, value in settings.items() if name in RunConfig.__dataclass_fields__}
     config = RunConfig(

@@ -221,7 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workflow.batch", description="Run a batch of notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "schedule", "status", "report", "cell"):
+    for name in ("run", "schedule", "status", "report", "paper", "cell"):
         command = commands.add_parser(name)
         command.add_argument("experiment", help="a name in workflow/experiments, or a .yaml file")
         command.add_argument("--batch", type=Path, help="folder of the batch; default runs/batches/EXPERIMENT")
@@ -260,6 +260,10 @@ def _do(given: argparse.Namespace) -> int:
     begun = read(frozen, checked=True) if frozen.exists() else experiment
     if given.command == "status":
         progress.print_status(begun, given.batch)
+    elif given.command == "paper":
+        from workflow import published
+
+        published.print_paper(begun, given.batch)
     else:
         from workflow import results
 

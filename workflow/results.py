@@ -117,7 +117,8 @@ def summary(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
     keys = ["measure", *_keys(experiment)]
     for key, seeds in values.groupby(keys, sort=False, dropna=False)["value"]:
         low, high = _interval(seeds)
-        numbers = {"mean": seeds.mean(), "std": seeds.std(), "n": len(seeds), "low": low, "high": high}
+        numbers = {"mean": seeds.mean(), "std": seeds.std(), "median": seeds.median(), "n": len(seeds)}
+        numbers |= {"low": low, "high": high}
         rows.append({**dict(zip(keys, key, strict=True)), **numbers, "of": len(experiment.seeds)})
     return pd.DataFrame(rows)
 
@@ -180,12 +181,12 @@ def published(experiment: Experiment, numbers: pd.DataFrame) -> pd.DataFrame:
     without a cell says so.
     """
     paper, rows = published_figures(), []
-    answered = _answers(experiment)
+    answered = answers(experiment)
     for entry in experiment.published:
         wanted = _rows(paper, {"source": entry.source, "metric": entry.metric, **entry.where})
         for figure in wanted.itertuples():
             point = answered.get((figure.dataset, figure.backbone, figure.method, figure.setting))
-            ours = _ours(numbers, entry.measure, point) if point else None
+            ours = _ours(numbers, entry.measure, point["point"]) if point else None
             where = (figure.paper, figure.source, figure.dataset, figure.backbone, figure.method, figure.setting)
             says = f"{figure.value:g}" + (f" ± {figure.std:g}" if figure.std == figure.std else "")
             we = "not in the grid" if point is None else ours or "not run yet"
@@ -194,14 +195,21 @@ def published(experiment: Experiment, numbers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*head, "differs in"])
 
 
-def _answers(experiment: Experiment) -> dict[tuple, dict]:
-    """Return (dataset, backbone, method, setting) of the paper → the columns of the cells that answer it."""
+ANSWER = ("dataset", "backbone", "method", "setting")
+
+
+def answers(experiment: Experiment) -> dict[tuple, dict]:
+    """Return (dataset, backbone, method, setting) of the paper → the cell that answers it.
+
+    Of the cell its `name`, without the seed, and the `point`: the columns that its rows have in the joined table.
+    """
     found = {}
-    for cell in experiment.cells().values():
+    for name, cell in experiment.cells().items():
         if paper := experiment.cases[cell["case"]].get("paper"):
             filled = {key: fill(value, cell["parameters"]) for key, value in paper.items()}
-            key = tuple(filled.get(name, "") for name in ("dataset", "backbone", "method", "setting"))
-            found[key] = {"case": cell["case"], **{name: plain(value) for name, value in cell["point"].items()}}
+            point = {"case": cell["case"], **{key: plain(value) for key, value in cell["point"].items()}}
+            key = tuple(filled.get(part, "") for part in ANSWER)
+            found[key] = {"name": name.rpartition("__")[0], "point": point}
     return found
 
 
@@ -214,7 +222,7 @@ def _ours(numbers: pd.DataFrame, measure: str, point: Mapping) -> str | None:
     if rows.empty:
         return None
     row = rows.iloc[0]
-    return f"{row['mean']:.4g} ± {row['std']:.2g} (n={row['n']} of {row['of']})"
+    return f"{row['mean']:.4g} ± {row['std']:.2g}, median {row['median']:.4g} (n={row['n']} of {row['of']})"
 
 
 def report(experiment: Experiment, begun: Experiment, batch: Path) -> None:

@@ -112,7 +112,7 @@ class Experiment:
     """Parameters that are the same in every cell, unless a case or the grid says otherwise."""
     cases: Mapping[str, Mapping[str, object]] = field(default_factory=lambda: {"run": {}})
     """What is compared: name → parameters, under `paper` what `Paper` has, and under `tables` a list of what goes with
-    some values: `{when: {num_blocks: 4}, options: [...]}`. Lists are joined to the case's own."""
+    some values: `{when: {num_blocks: 4}, options: [...]}`. Options are joined to the case's own."""
     grid: Sequence[Mapping[str, object]] = field(default_factory=lambda: [{}])
     """A list of {parameter: [values]}; `cases` in an entry names the cases that it holds for, by default all."""
     seed_parameters: Sequence[Name] = field(default_factory=lambda: ["seed"])
@@ -177,7 +177,7 @@ def _with_tables(parameters: dict[str, object], tables: Sequence[Mapping]) -> di
                     continue
                 if name in found:
                     raise ValueError(f"tables: two entries say {name} of {entry['when']}: which of the two counts?")
-                found[name] = [*parameters.get(name, []), *value] if isinstance(value, list) else value
+                found[name] = [*parameters.get(name, []), *value] if name.endswith("options") else value
     return parameters | found
 
 

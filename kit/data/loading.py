@@ -23,12 +23,14 @@ from kit.settings import Count, Folder, Share, Whole, accept, check, confirm, on
 SCALINGS = {
     "measured": None,
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
-    "cifar100": ((0.507, 0.487, 0.441), (0.267, 0.256, 0.276)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
     "infopro": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
     "half": ((0.5,) * 3, (0.5,) * 3),
 }
 """Mean and standard deviation of RGB in [0, 1]: cifar10 in the code of DeInfoReg, DGL, SCPL and FDG (its deviations are
-smaller than the data's), cifar100 in FDG's, infopro and, for SVHN and STL-10, half in InfoPro's and ContSup's."""
+smaller than the data's), cifar100 and tiny-imagenet in DeInfoReg's (FDG's has three digits of the former), infopro and,
+for SVHN and STL-10, half in InfoPro's and ContSup's."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,8 +120,6 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
     return RunConfig(**settings), Options(**given), record_folder
 
 
-
-
 def _agree(config: RunConfig, options: Options) -> list[int]:
     """Raise ValueError on every rank unless all were started with the same settings; return this machine's ranks."""
     settings = config.plain() | asdict(options) | {"torch": torch.__version__}
