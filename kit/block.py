@@ -59,23 +59,13 @@ class Block(nn.Module):
         self.keep_entered, self.entered = False, None
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
-        self.optimizer = self._optimizer(make_optimizer)
+        apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
+        self.optimizer = optimizers.with_own_rates(make_optimizer, self, apart)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.schedule: tuple[tuple[str, int, int], dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
         self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
-
-    def _optimizer(self, make: Callable[[Iterable], torch.optim.Optimizer]) -> torch.optim.Optimizer:
-        """Return the optimizer, with a group of its own for each part of the objective that has its own rate."""
-        factors = self.objective.lr_factors
-        parts = [list(self.objective.get_submodule(name).parameters()) for name in factors]
-        apart = {id(p) for part in parts for p in part}
-        rest = [p for p in self.parameters() if id(p) not in apart]
-        optimizer = make([{"params": params} for params in (rest, *parts)] if parts else rest)
-        for group, factor in zip(optimizer.param_groups[1:], factors.values(), strict=True):
-            group["lr"] *= factor
-        return optimizer
 
     def forward(self, signal: Signal) -> Tensor:
         """Return the block's output (B, …) for the signal; computes, and changes nothing."""

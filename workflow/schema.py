@@ -210,4 +210,5 @@ def published_figures():
     """Return the table of published figures, `paper_results.csv`."""
     import pandas as pd
 
-    return pd.read_csv(ROOT / "workflow" / "paper_results.csv")
+    figures = pd.read_csv(ROOT / "workflow" / "paper_results.csv")
+    return figures.fillna({"experiment": "", "cell": "", "why_not": ""})

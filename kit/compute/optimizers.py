@@ -1,13 +1,14 @@
 """Optimizers and learning-rate schedules by name, one of each per block."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kit.errors import unknown
@@ -45,7 +46,7 @@ class OptimizerSettings:
     def __post_init__(self) -> None:
         check(self)
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         """Return a fresh optimizer over `parameters`.
 
         `fused` updates a parameter in one pass over memory, three to four times as fast, and differs from the plain
@@ -96,6 +97,20 @@ def _cosine(done: float, floor: float) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
 
 
-def scheduler(optimizer: torch.optim.Optimizer, schedule: str, total: int, warmup: int = 0, **shape: float) -> LambdaLR:
+def scheduler(optimizer: Optimizer, schedule: str, total: int, warmup: int = 0, **shape: float) -> LambdaLR:
     """Return the scheduler that applies `factor` to `optimizer`, one step per training step."""
     return LambdaLR(optimizer, partial(factor, schedule, total=total, warmup=warmup, **shape))
+
+
+def with_own_rates(
+    make: Callable[[Iterable], Optimizer], whole: nn.Module, apart: Mapping[nn.Module, float]
+) -> Optimizer:
+    """Return the optimizer of `whole`, in which the parts named in `apart` learn at so many times its rate."""
+    theirs = {id(p) for part in apart for p in part.parameters()}
+    rest = [p for p in whole.parameters() if id(p) not in theirs]
+    optimizer = make(
+        [{"params": own} for own in (rest, *(list(part.parameters()) for part in apart))] if apart else rest
+    )
+    for group, factor in zip(optimizer.param_groups[1:], apart.values(), strict=True):
+        group["lr"] *= factor
+    return optimizer
