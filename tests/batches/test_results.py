@@ -166,7 +166,7 @@ def test_published_figures_stand_beside_ours(tmp_path, monkeypatch):
     numbers = results.summary(experiment, results.measures(experiment, pd.concat(parts)))
     beside = results.published(experiment, numbers).set_index("setting")
     assert beside.at["K=2", "paper says"] == "8.69 ± 0.12"
-    assert beside.at["K=2", "we measured"] == "9 ± 1.4 (n=2 of 2)"
+    assert beside.at["K=2", "we measured"] == "9 ± 1.4, median 9 (n=2 of 2)"
     assert beside.at["K=4", "we measured"] == "not run yet" and beside.at["K=1", "we measured"] == "not in the grid"
     assert set(beside["differs in"]) == {"all"}
 
