@@ -185,9 +185,8 @@ def _encoder(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn
     if len(target) == 2 and source.is_map:
         side = max(1, int(target[0] ** 0.5))
         patches = Shape((target.channels, *(min(side, size) for size in source.size)))
-        return nn.Sequential(
-            _between_maps(source, patches, hidden, bias), nn.Flatten(2), Resize(target.size), Move(1, -1)
-        )
+        encoder = _between_maps(source, patches, hidden, bias)
+        return nn.Sequential(encoder, nn.Flatten(2), Resize(target.size), Move(1, -1))
     raise ValueError(
         f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
         "use context='none', or give the blocks before it maps, tokens or vectors of one kind"

@@ -77,23 +77,17 @@ def places_classifier(shape: Sequence[int], num_classes: int, most: int = 4096) 
 
     Rows and columns of a map are halved in turn until at most `most` features are left (Nøkland & Eidnes' code).
     """
-    layers: list[nn.Module] = [nn.Flatten()]
-    features = prod(shape)
+    flatten, features = [nn.Flatten()], prod(shape)
     if convolves(shape):
-        channels, *sides = shape
-        kernel, axis = [1, 1], 0
-        while prod(map(_pooled, sides, kernel)) * channels > most and kernel[axis] < sides[axis]:
-            kernel[axis], axis = 2 * kernel[axis], 1 - axis
-        size = [*map(_pooled, sides, kernel)]
+        (channels, *size), sides, kernel, axis = shape, shape[1:], [1, 1], 0
+        while prod(size) * channels > most and kernel[axis] < sides[axis]:
+            kernel[axis] *= 2
+            size[axis], axis = ceil(sides[axis] / kernel[axis]), 1 - axis
         padding = [k * (n - side // k) // 2 for k, n, side in zip(kernel, size, sides, strict=True)]
-        layers, features = [nn.AvgPool2d(kernel, padding=padding), *layers], channels * prod(size)
+        flatten, features = [nn.AvgPool2d(kernel, padding=padding), *flatten], channels * prod(size)
     linear = nn.Linear(features, num_classes)
     nn.init.zeros_(linear.weight)
-    return nn.Sequential(*layers, linear)
-
-
-def _pooled(side: int, kernel: int) -> int:
-    return ceil(side / kernel)
+    return nn.Sequential(*flatten, linear)
 
 
 @typed

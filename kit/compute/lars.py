@@ -16,9 +16,8 @@ class LARS(pytorch_optimizer.LARS):
 
     def __init__(self, parameters, lr: float, *, weight_decay: float = 0.0, trust: str = "split", **settings):
         super().__init__(parameters, lr, weight_decay=weight_decay if trust == "split" else 0.0, **settings)
-        self.defaults["joint_decay"] = weight_decay - self.defaults["weight_decay"]
-        for group in self.param_groups:
-            group["joint_decay"] = self.defaults["joint_decay"]
+        for options in (self.defaults, *self.param_groups):
+            options["joint_decay"] = weight_decay if trust == "joint" else 0.0
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}

@@ -47,30 +47,17 @@ def random_grey(x: Tensor, p: float, *, generator: Generator) -> Tensor:
 
 
 def random_cutout(x: Tensor, length: int = 16, *, generator: Generator) -> Tensor:
-    """Black out a square of `length` pixels around a random pixel of each image (DeVries & Taylor 2017).
-
-    PredSim's code does so after scaling, where 0 is the mean.
-    """
+    """Black out a square around a random pixel of each image (DeVries & Taylor 2017); PredSim, after scaling, at 0."""
     inside = []
     for side in x.shape[2:]:
-        begin = torch.randint(side, (len(x), 1), generator=generator) - length // 2
-        inside.append((torch.arange(side) >= begin) & (torch.arange(side) < begin + length))
-    rows, columns = inside
-    return x.masked_fill((rows[:, None, :, None] & columns[:, None, None, :]).to(x.device), 0.0)
+        offset = torch.arange(side) - torch.randint(side, (len(x), 1), generator=generator) + length // 2
+        inside.append((offset >= 0) & (offset < length))
+    return x.masked_fill((inside[0][:, None, :, None] & inside[1][:, None, None]).to(x.device), 0.0)
 
 
 def two_crops(x: Tensor, *, generator: Generator) -> Tensor:
-    """Return each image twice, (2B, C, H, W): cropped and flipped, then a second time with jitter and grey besides.
-
-    Source: the code of DeInfoReg, for SCPL.
-    """
-    views = []
-    for name in ("crop-flip", "paper"):
-        view = x
-        for transform in AUGMENTATIONS[name]:
-            view = transform(view, generator=generator)
-        views.append(view)
-    return torch.cat(views)
+    """Return each image twice, (2B, C, H, W), by a weak and a strong recipe, as DeInfoReg's code trains SCPL."""
+    return torch.cat([recipe(name)(x, generator) for name in ("crop-flip", "paper")])
 
 
 def color_jitter(x: Tensor, strengths: Sequence[float], p: float = 0.8, *, generator: Generator) -> Tensor:

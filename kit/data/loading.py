@@ -28,9 +28,8 @@ SCALINGS = {
     "infopro": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
     "half": ((0.5,) * 3, (0.5,) * 3),
 }
-"""Mean and standard deviation of RGB in [0, 1]: cifar10 in the code of DeInfoReg, DGL, SCPL and FDG (its deviations are
-smaller than the data's), cifar100 and tiny-imagenet in DeInfoReg's (FDG's has three digits of the former), infopro and,
-for SVHN and STL-10, half in InfoPro's and ContSup's."""
+"""Mean and deviation of RGB in published code: of DeInfoReg, DGL, SCPL and FDG (whose deviations of cifar10 are smaller
+than the data's); infopro, and half for SVHN and STL-10, of InfoPro and ContSup."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +165,7 @@ def _scaling(name: str, images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
     if SCALINGS[name] is None:
         return _statistics(images)
     if images.shape[1] != 3:
-        raise ValueError(
-            f"scaling={name!r} is of RGB, but the images have {images.shape[1]} channel(s): use 'measured'"
-        )
+        raise ValueError(f"scaling={name!r} is of RGB, but there are {images.shape[1]} channel(s): use 'measured'")
     return tuple(map(torch.tensor, SCALINGS[name]))
 
 

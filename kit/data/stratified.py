@@ -27,15 +27,13 @@ def stratified(labels: Tensor, count: int, generator: Generator, *, proportional
 def few_classes(order: Tensor, labels: Tensor, batch_size: int, num_classes: int) -> Tensor:
     """Return the rows `order` (N,) arranged so that most batches are of `num_classes` classes.
 
-    A batch is of the classes of the next rows, as many as it takes; what is missing comes from the others. So trains
-    PredSim where asked (Nøkland & Eidnes, ICML 2019).
+    A batch is of the next rows' classes; what is missing comes from the others (PredSim's option, ICML 2019).
     """
     left, batches = order, []
     while len(left):
         own = labels[left]
         chosen = list(dict.fromkeys(own[: 50 * num_classes].tolist()))[:num_classes]
-        others = ~torch.isin(own, torch.tensor(chosen))
-        ranked = left[torch.argsort(others.byte(), stable=True)]
-        batches.append(ranked[:batch_size])
-        left = left[~torch.isin(left, batches[-1])]
+        ranked = torch.argsort(torch.isin(own, torch.tensor(chosen)).logical_not().byte(), stable=True)
+        batches.append(left[ranked[:batch_size]])
+        left = left[ranked[batch_size:].sort().values]
     return torch.cat(batches)

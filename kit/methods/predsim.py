@@ -66,20 +66,15 @@ def predsim_objective(
     terms, the classifier alone, or the similarity alone, where the classifier only watches. `alpha` is the share of the
     `unsupervised` loss: inputs' similarity, or their reconstruction, which the first block does without.
     """
-    if spec.classifier is None and classifier == "places":
-        head = heads.places_classifier(spec.shape, spec.num_classes)
-    else:
-        head = greedy_objective(spec).head
-    own = {"predsim": {"ce": 1 - beta, "similarity": beta}, "pred": {"ce": 1.0, "similarity": 0.0}}.get(loss)
-    own = {name: (1 - alpha) * weight for name, weight in (own or {"similarity": 1.0}).items()}
+    places = spec.classifier is None and classifier == "places"
+    head = heads.places_classifier(spec.shape, spec.num_classes) if places else greedy_objective(spec).head
+    share = {"predsim": beta, "pred": 0.0, "sim": 1.0}[loss]
+    own = {"ce": (1 - alpha) * (1 - share), "similarity": (1 - alpha) * share}
     if loss == "sim":
         own["ce"] = 1.0  # a classifier that only watches
-    if unsupervised == "sim":
-        own["input_similarity"] = alpha
     net = None if loss == "pred" and unsupervised != "sim" else heads.similarity_net(spec.shape)
-    decoder = None
-    if unsupervised == "reconstruction" and spec.index:
-        decoder, own["reconstruction"] = heads.input_decoder(spec.shape, spec.source), alpha
+    decoder = heads.input_decoder(spec.shape, spec.source) if unsupervised == "reconstruction" and spec.index else None
+    own |= {"none": {}, "sim": {"input_similarity": alpha}, "reconstruction": {"reconstruction": alpha}}[unsupervised]
     return PredSim(head, net, decoder, spec.num_classes, own, similarity, loss == "sim")
 
 

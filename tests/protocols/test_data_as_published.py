@@ -98,9 +98,7 @@ def test_scaling_is_that_of_the_code(name, monkeypatch):
 
 
 def test_scaling_of_grey_images_is_refused():
-    with pytest.raises(
-        ValueError, match=r"scaling='half' is of RGB, but the images have 1 channel\(s\): use 'measured'"
-    ):
+    with pytest.raises(ValueError, match=r"scaling='half' is of RGB, but there are 1 channel\(s\): use 'measured'"):
         kit.load_data("digits", scaling="half")
     with pytest.raises(ValueError, match="unknown input scaling 'cifar'"):
         kit.RunConfig(scaling="cifar")
