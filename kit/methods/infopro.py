@@ -47,10 +47,13 @@ class InfoPro(Objective):
         self.weights["reconstruction"] = alpha
 
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
-        terms = self.task.loss(h, signal)  # first, so that the decoder's larger maps are freed first
-        images = self.decoder(h)
+        # The decoder runs behind the first layer of the task's net. Backward goes the other way: what the rest of that
+        # net keeps is freed before the decoder's peak, and what the decoder keeps before that layer's.
+        net, images = self.task.projector if isinstance(self.task, SCPL) else self.task.head, []
+        with net[0].register_forward_hook(lambda *_: images.append(self.decoder(h))):
+            terms = self.task.loss(h, signal)
         with torch.autocast(h.device.type, enabled=False):
-            return terms | {"reconstruction": losses.reconstruction(images, self.pixels(signal.x).float())}
+            return terms | {"reconstruction": losses.reconstruction(images[0], self.pixels(signal.x).float())}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.task.readout(h)
