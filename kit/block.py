@@ -62,7 +62,7 @@ class Block(nn.Module):
         apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
         self.optimizer = optimizers.with_own_rates(make_optimizer, self, apart)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
-        self.schedule: tuple[tuple[str, int, int], dict[str, float]] | None = None
+        self.schedule: tuple[str, int, int, dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
         self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
@@ -223,7 +223,7 @@ class Block(nn.Module):
 
     def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0, **shape: float) -> None:
         """Follow a learning-rate schedule over `total_steps` steps from now on; `shape` as for `optimizers.factor`."""
-        self.schedule = (schedule, total_steps, warmup_steps), shape
+        self.schedule = schedule, total_steps, warmup_steps, shape
         self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps, **shape)
 
     def training_state(self) -> dict:
@@ -241,7 +241,7 @@ class Block(nn.Module):
         """Take over what `training_state` gave."""
         self.load_state_dict(state["module"])
         if state["schedule"]:  # a block added later has one of its own
-            schedule, shape = state["schedule"]
+            *schedule, shape = state["schedule"]
             self.set_schedule(*schedule, **shape)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler and state["scheduler"]:
