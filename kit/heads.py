@@ -118,10 +118,9 @@ def input_decoder(shape: Shape, source: Shape) -> nn.Sequential:
     """
     if not (convolves(shape) and convolves(source)):
         return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), prod(source)), nn.ReLU(), nn.Unflatten(1, source))
-    (channels, *small), (out, *large) = shape, source
-    stride = [after // before for before, after in zip(small, large, strict=True)]
-    rest = [after - (before - 1) * step - 1 for before, after, step in zip(small, large, stride, strict=True)]
-    return nn.Sequential(nn.ConvTranspose2d(channels, out, 3, stride, 1, rest), nn.ReLU())
+    stride = [after // before for before, after in zip(shape[1:], source[1:], strict=True)]
+    rest = [(after - 1) % step for after, step in zip(source[1:], stride, strict=True)]
+    return nn.Sequential(nn.ConvTranspose2d(shape[0], source[0], 3, stride, 1, rest), nn.ReLU())
 
 
 def convolves(shape: Sequence[int]) -> bool:
