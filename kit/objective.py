@@ -6,6 +6,7 @@ are about.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ class Objective(nn.Module):
 
     needs_x = False
     """Whether the loss looks at the network's input."""
+
+    lr_factors: Mapping[str, float] = MappingProxyType({})
+    """The factor of the learning rate of parts that have one of their own, by the part's name."""
 
     lent: nn.Module | None = None
     """A part of the head that later blocks answer with, and this one trains (AL's decoder)."""
@@ -74,3 +78,5 @@ class HeadSpec:
     """Turns the network's input into images in [0, 1]; None where nobody said how."""
     before: tuple[Objective, ...] = ()
     """The objectives of the blocks before it."""
+    source: Shape | None = None
+    """Of the block's input."""
