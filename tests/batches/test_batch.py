@@ -340,7 +340,9 @@ def test_killed_wherever_it_renames_or_removes_a_file_a_batch_ends_as_if_undistu
     assert ends(cell, tmp_path, "/killed/") > 8
     (folder / "work/run__seed-0/done.json").unlink()
     shutil.rmtree(folder / "cells")
-    assert ends(command(path, folder), tmp_path, "/killed/batch/([.]s|cells/[^.]*$|work/.*txt)") > 4
+    assert (
+        ends(command(path, folder), tmp_path, "/killed/batch/([.]scheduler$|[.]snakemake/|cells/[^.]*$|work/.*txt)") > 4
+    )
     assert ends(command(path, folder, command="report"), tmp_path, "/killed/") > 8
     subprocess.run(command(path, folders["whole"]), env=kills.environment(tmp_path), cwd=ROOT, check=True)
     trees = [{path for path in kills.tree(folder) if not OWN.search(path)} for folder in folders.values()]
