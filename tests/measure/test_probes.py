@@ -231,7 +231,8 @@ def end_to_end(net, x, y, loss):
     for block in net:
         h, terms = block.losses(signal)
         after = block.next_signal(signal, h)
-        signal = replace(after, h=h, context=tuple(part.detach() for part in after.context))
+        signal = replace(after, context=tuple(part.detach() for part in after.context))
+        object.__setattr__(signal, "h", h)  # a signal would detach it
     total = block.objective.total(terms) if loss == "own" else nn.functional.cross_entropy(block.readout(h), y)
     grads = [torch.autograd.grad(total, [*block.body.parameters()], retain_graph=True) for block in net]
     return [torch.cat([grad.flatten() for grad in own]) for own in grads]
