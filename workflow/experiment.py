@@ -11,10 +11,14 @@ from pathlib import Path
 import yaml
 
 from kit.errors import unknown
+from kit.methods import lookup
 from kit.parameters import check_values, read_parameters
+from kit.train.config import RunConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "workflow" / "experiments"
+NAMES = ("dataset", "backbone", "method", "augment", "noise", "optimizer", "schedule", "precision")
+"""Parameters that mean in every notebook what they mean in `RunConfig`: the names they may be are known beforehand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +175,10 @@ def _check_cells(experiment: Experiment) -> None:
         if "output" in cell["parameters"]:
             raise ValueError("the parameter 'output' is the batch's: every cell gets a folder of its own")
         try:
-            check_values(cell["parameters"], declared)
+            values = check_values(cell["parameters"], declared)
+            RunConfig(output=None, **{key: values[key] for key in NAMES if values.get(key) is not None})
+            for method in values.get("methods", ()):
+                lookup(method)
         except ValueError as error:
             raise ValueError(f"cell {name}: {error}") from error
 

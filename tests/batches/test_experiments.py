@@ -50,6 +50,9 @@ def test_cells_are_cases_times_grid_times_seeds(write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"fixed": {"dataset": "digit"}}, "unknown dataset 'digit': did you mean 'digits'?"),
+        ({"cases": {"local": {"method": "gredy"}}, "grid": [{}]}, "unknown method 'gredy': did you mean 'greedy'?"),
+        ({"grid": [{"optimizer": ["sdg"]}]}, "unknown optimizer 'sdg': did you mean 'sgd'?"),
         ({"seed": [0]}, "unknown key 'seed': did you mean 'seeds'?"),
         ({"seeds": None}, "the key 'seeds' is missing"),
         ({"seeds": []}, "seeds has no entry, so the grid is empty"),
