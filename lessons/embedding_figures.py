@@ -117,7 +117,7 @@ def embedding_map(
     if needed is None or len(points) != len(labels) or len(points) == 0:
         raise ValueError(f"{len(points)} points and {len(labels)} labels: a map by {colour} takes one {colour} each")
     figure = Picture(figsize=MAP)  # laid out by hand, like `exit_probabilities`: explorers draw at every move
-    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.2, top=0.93)
+    figure.subplots_adjust(left=0.17, right=0.97, bottom=0.21, top=0.93)
     panel = figure.subplots()
     _by_class(panel, points, labels if colour == "corrupted" else np.asarray(needed), classes)
     if colour == "corrupted":

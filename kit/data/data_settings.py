@@ -3,11 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from kit.data.augment import AUGMENTATIONS
 from kit.data.noise import check_noise
-from kit.data.readers import DATASETS
+from kit.data.own import known_dataset
 from kit.data.views import VIEWS
+from kit.errors import unknown
 from kit.settings import Count, Folder, Share, check, one_of
 
 
@@ -15,8 +19,8 @@ from kit.settings import Count, Folder, Share, check, one_of
 class DataSettings:
     """A named dataset: what is taken of it and how it is seen. Raises ValueError for a setting that cannot be."""
 
-    dataset: one_of("dataset", DATASETS.keys) = "digits"
-    """Name of a dataset: see `kit.data.DATASETS`."""
+    dataset: Annotated[str, AfterValidator(known_dataset)] = "digits"
+    """Name of a dataset of `kit.data.DATASETS`, or one's own: `folder:PATH` or `table:FILE` (see `kit.data.own`)."""
     root: Folder = "data"
     """Folder of the datasets."""
     image_size: Count | None = None
@@ -35,13 +39,16 @@ class DataSettings:
     """Probability, in [0, 1], that the noise touches a label."""
     noisy_val: bool = False
     """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
-    views: Sequence[one_of("view", VIEWS.keys)] | None = None
+    views: Sequence[str] | None = None
     """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
-    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image."""
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns."""
 
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
+        for view in self.views or ():
+            if view not in VIEWS and not self.dataset.startswith("table:"):
+                raise unknown("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
 

@@ -1,7 +1,9 @@
 """`load_data`: a named dataset, cut into splits, with the label noise and the views asked for."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +14,10 @@ from kit.data.data_settings import DataSettings
 from kit.data.dataset import Data, Split
 from kit.data.image_files import ImageFiles
 from kit.data.noise import check_labels, flip_labels
+from kit.data.own import SOURCES, checked_pair, set_aside
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
+from kit.data.views import VIEWS, View
 from kit.seeds import derive, generator
 from kit.settings import Folder, accept
 
@@ -25,6 +29,8 @@ def load_data(
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
+
+    One's own data are named `folder:PATH` or `table:FILE`: see `kit.data.own`.
 
     `others` are the further settings of `DataSettings`, such as `limit` or `noise`. `seed` is its `data_seed`: the seed
     of a training run is another one, so runs may share one dataset.
@@ -42,13 +48,38 @@ def load_data(
     if not isinstance(name, DataSettings):
         given = {"dataset": name, "root": root, "data_seed": seed}
         settings = DataSettings(**given | accept("setting", others, DataSettings))
-    name, seed = settings.dataset, settings.data_seed
-    read, augmentation = DATASETS[name]
-    *splits, classes = read(Path(settings.root).expanduser().absolute(), download)
-    published, test = (Split(images, labels) for images, labels in splits)
+    name = settings.dataset
+    kind, _, path = name.partition(":")
+    read, augmentation = DATASETS.get(name) or (partial(SOURCES[kind], path, settings.image_size), "none")
+    train, test, classes, *views = read(Path(settings.root).expanduser().absolute(), download)
+    data = _assemble(name, train, test, None, classes, settings, augmentation, num_workers, *views)
+    return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
+
+
+def data_of(
+    train: tuple, test: tuple | None, val: tuple | None, classes: Sequence[str] | None, name: str, **others: object
+) -> Data:
+    """Return arrays as a dataset: `Data.of`, which calls this."""
+    settings = DataSettings(**accept("setting", others, DataSettings))
+    given = {"train": train, "test": test, "val": val}
+    pairs = {what: checked_pair(part, what) for what, part in given.items() if part is not None}
+    shapes = {what: tuple(x.shape[1:]) for what, (x, _) in pairs.items()}
+    if len({*shapes.values()}) > 1:
+        raise ValueError(f"samples differ in shape between the splits: {shapes}")
+    names = range(1 + max(int(y.max()) for _, y in pairs.values())) if classes is None else classes
+    train, test = (pairs["train"], pairs["test"]) if test is not None else set_aside(*pairs["train"])
+    return _assemble(name, train, test, pairs.get("val"), tuple(map(str, names)), settings, "none", 0)
+
+
+def _assemble(
+    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
+    augmentation: str, num_workers: int | None, views: Mapping[str, View] = VIEWS,
+) -> Data:  # fmt: skip
+    """Cut what was read into splits, and put on them the noise, the size and the views that are asked for."""
+    seed, (published, test) = settings.data_seed, (Split(*part) for part in (train, test))
     check_labels(published.labels, len(classes), f"{name}, training labels")
     check_labels(test.labels, len(classes), f"{name}, test labels")
-    parts = *_cut(published, len(classes), settings), test
+    parts = (published, Split(*val), test) if val else (*_cut(published, name, len(classes), settings), test)
     train, val, test = (replace(part, images=_ready(part.images, settings.image_size)) for part in parts)
     mean, std = _statistics(train.images)
     if settings.noise != "none":
@@ -56,17 +87,18 @@ def load_data(
         val = _with_noise(val, len(classes), settings, derive(seed, "validation")) if settings.noisy_val else val
     shape = tuple(train.images.shape[1:])
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    if len(shape) == 1 and settings.augment not in (None, "none"):
+        raise ValueError(f"augment={settings.augment!r} is of images, and {name} has rows of numbers: leave it out")
     data = Data(name, train, val, test, shape, classes, mean, std, settings.augment or augmentation, workers)
-    data = data.with_views(*settings.views or ())
-    return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
+    return replace(data, known_views={**VIEWS, **views}).with_views(*settings.views or ())
 
 
-def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
+def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
     """Draw the subset and cut it into the training and the validation split.
 
     Each draw has a generator of its own, so that it is the same whatever the others are asked for.
     """
-    name, limit, share = settings.dataset, settings.limit, settings.val_fraction
+    limit, share = settings.limit, settings.val_fraction
     rows = torch.arange(len(split))
     if limit is not None:
         if limit > len(split):
@@ -96,7 +128,7 @@ def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles
         if images.size is not None:
             return replace(images, size=size or images.size)
         images = images.load()
-    if size is None or images.shape[2:] == (size, size):
+    if size is None or images.ndim == 2 or images.shape[2:] == (size, size):
         return images
     parts = images.split(2000)  # as floats, all at once would need four times the memory
     resized = (F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in parts)
@@ -104,7 +136,10 @@ def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles
 
 
 def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, each float32 (C,) in units of [0, 1]; ImageNet's usual ones for files."""
+    """Return mean and standard deviation: float32 (C,) in units of [0, 1], of a table (F,); ImageNet's for files."""
+    if isinstance(images, Tensor) and images.ndim == 2:
+        mean, std = images.double().mean(0), images.double().std(0, correction=0)
+        return mean.float(), torch.where(std < 1e-12, 1, std).float()
     if not isinstance(images, Tensor):
         return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()

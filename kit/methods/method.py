@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kit.delayed import Delay
-from kit.objective import Objective
+from kit.objective import HeadSpec, Objective
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,12 @@ class Method:
     delay: Callable[..., Delay] | None = None
     """Of nets that one loss at the end trains by gradients that come late: how late, from the options."""
 
+    def build(self, spec: HeadSpec, **options: object) -> Objective:
+        """Return the objective of one cut. Raises ValueError for a builder that gives none."""
+        built = self.objective(spec, **options)
+        check_objective(self.summary, type(built))
+        return built
+
     @property
     def one_loss(self) -> bool:
         """Whether one loss at the end trains the whole net: such a net does not grow."""
@@ -31,3 +37,11 @@ class Method:
         own = list(inspect.signature(self.objective).parameters.values())[1:]
         late = inspect.signature(self.delay).parameters.values() if self.delay else ()
         return {p.name: p.default for p in (*own, *late)}
+
+
+def check_objective(name: str, kind: type) -> None:
+    """Raise ValueError unless `kind` is a subclass of Objective with a loss and a readout of its own."""
+    if not issubclass(kind, Objective):
+        raise ValueError(f"{name}: {kind.__name__} is no kit.objective.Objective: make it a subclass of that")
+    if lacks := [part for part in ("loss", "readout") if getattr(kind, part) is getattr(Objective, part)]:
+        raise ValueError(f"{name}: {kind.__name__} has no {' and no '.join(lacks)}: see kit.objective.Objective")

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from kit.methods import lookup
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
 from kit.settings import accept
@@ -50,6 +51,7 @@ def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **o
     with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
         settings = Path(folder, "config.json")
         settings.write_text(json.dumps(config.plain()))
+        given = replace(given, register=_home(config.method))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(given).items() if value is not None]
         # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
         command = ["-m", "kit.cpu_allocator", sys.executable, "-m", "kit.pipeline", str(settings), *flags]
@@ -93,6 +95,15 @@ def start_ranks(entry: str | Callable, arguments: Sequence, num_ranks: int, max_
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
+
+
+def _home(method: str) -> str | None:
+    """Return the module that registers a method of one's own, for the ranks to import; ValueError for a cell's."""
+    module = lookup(method).objective.__module__
+    if module == "__main__":
+        raise ValueError(f"method {method!r} is defined in a notebook cell or a script, which ranks cannot import: put "
+                         "it into a file of its own and import that")  # fmt: skip
+    return None if module.startswith("kit.") else module
 
 
 class OneFolder(RendezvousHandler):

@@ -23,6 +23,9 @@ class Options:
     threads: Count | None = None
     """Threads of each rank on the processor; None shares out the processor's cores."""
 
+    register: str | None = None
+    """A module that registers a method of one's own, for every rank to import."""
+
     def __post_init__(self) -> None:
         check(self)
 

@@ -27,24 +27,8 @@ CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
 """Settings that say where things are and how often they are kept, and change no number."""
 
-_OF_THE_NET = [
-    "backbone",
-    "width",
-    "backbone_options",
-    "method",
-    "options",
-    "num_blocks",
-    "cuts",
-    "context",
-    "optimizer",
-    "lr",
-    "weight_decay",
-    "momentum",
-    "nesterov",
-    "precision",
-    "device",
-    "seed",
-]
+_OF_THE_NET = ("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context",
+               "optimizer", "lr", "weight_decay", "momentum", "nesterov", "precision", "device", "seed")  # fmt: skip
 
 
 def _known_backbone(name: str) -> str:
@@ -154,7 +138,8 @@ class RunConfig(DataSettings, OptimizerSettings):
     def name(self) -> str:
         """A folder name that no run with other settings has."""
         digest = hashlib.blake2b(json.dumps(self.identity(), sort_keys=True).encode(), digest_size=4).hexdigest()
-        return f"{self.dataset}-{self.backbone}-{self.method}-K{self.num_blocks}-seed{self.seed}-{digest}"
+        dataset = Path(self.dataset.partition("#")[0].split(":")[-1]).stem  # of one's own data, the file's
+        return f"{dataset}-{self.backbone}-{self.method}-K{self.num_blocks}-seed{self.seed}-{digest}"
 
     @property
     def folder(self) -> Path | None:
