@@ -6,6 +6,7 @@ are about.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ def own_rows(rows: Tensor) -> Tensor:
 class Objective(nn.Module):
     """What a block asks of its objective."""
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = MappingProxyType({})
     """The factor of each term of the loss; terms not named here weigh 1."""
 
     batch_statistics = False
