@@ -16,8 +16,8 @@ from kit.backbones import backbone
 from kit.methods import decouple
 from kit.pipeline.options import Options
 from kit.pipeline.placement import step_seconds_by_block
-from kit.pipeline.rank import joined
 from kit.pipeline.ranks import all_gather
+from kit.pipeline.rendezvous import joined
 from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
 from kit.pipeline.transport import Receiver, Sender

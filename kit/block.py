@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from kit import seeds
+from kit import losses, seeds
 from kit.compute import optimizers
 from kit.context import Needs
 from kit.objective import Objective
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -32,6 +32,7 @@ class Block(nn.Module):
     leaves it as it is, and no graph is stored.
     """
 
+    @typed
     def __init__(
         self,
         stages: Sequence[nn.Module],
@@ -45,6 +46,10 @@ class Block(nn.Module):
         shapes: Sequence[Shape] = (),
     ):
         super().__init__()
+        if len(stages) != len(probes) + 1:
+            raise ValueError(
+                f"{len(stages)} stages with {len(probes)} probes: there is one behind each stage but the last"
+            )
         self.body = nn.Sequential(*stages)
         self.objective = objective
         self.probes = nn.ModuleList(probes)
@@ -67,6 +72,7 @@ class Block(nn.Module):
 
     def enter(self, signal: Signal) -> Tensor:
         """Return what the first stage reads: the activations, with whatever context adds to them."""
+        self._check_kind(signal)
         return signal.h if self.context is None else self.context(signal)
 
     def outputs(self, signal: Signal) -> Iterator[Tensor]:
@@ -81,18 +87,17 @@ class Block(nn.Module):
 
         Raises ValueError for a signal without labels, and for a single sample where the loss compares samples.
         """
-        if signal.y is None:
-            raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+        self._check_labelled(signal)
         if self.objective.batch_statistics and len(signal.y) < 2:
             raise ValueError(
                 f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
                 "least 2, or use a method without batch statistics such as greedy"
             )
-        with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.autocast(signal.h):
+        with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.computing(signal):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(h, signal)
             for k, (probe, feature) in enumerate(zip(self.probes, inner, strict=True)):
-                terms[f"probe{k}"] = F.cross_entropy(probe(feature.detach()).float(), signal.y)
+                terms[f"probe{k}"] = losses.cross_entropy(probe(feature.detach()), signal.y)
         return h, terms
 
     def step(self, signal: Signal) -> Signal:
@@ -104,6 +109,7 @@ class Block(nn.Module):
             hook(self, signal)
         if self.frozen:
             return self.pass_through(signal)
+        self.check_learns(signal)
         h, terms = self.losses(signal) if self.replicas is None else self.replicas.losses(signal)
         after = self.next_signal(signal, h)  # before the step: label codes are those of the weights that made h
         self.objective.total(terms).backward()
@@ -119,7 +125,7 @@ class Block(nn.Module):
     def pass_through(self, signal: Signal) -> Signal:
         """Return the signal for the next block as `step` does, but learn nothing and store no graph."""
         self.last_terms = {}
-        with self.autocast(signal.h):
+        with self.computing(signal):
             h = self(signal)
         return self.next_signal(signal, h)
 
@@ -160,6 +166,53 @@ class Block(nn.Module):
     def autocast(self, h: Tensor) -> AbstractContextManager:
         """Return the context in which this block computes."""
         return torch.autocast(h.device.type, self.autocast_dtype or torch.bfloat16, self.autocast_dtype is not None)
+
+    @contextmanager
+    def computing(self, signal: Signal) -> Iterator[None]:
+        """Compute in the block's precision. Raises ValueError, in the block's words, where the signal is not for it."""
+        self._check_kind(signal)
+        try:
+            with self.autocast(signal.h):
+                yield
+        except (RuntimeError, ValueError, IndexError) as error:
+            if why := self._misfit(signal, error):
+                reason = str(error).splitlines()[0]
+                raise ValueError(f"block {self.index + 1} got {why} ({reason})") from error
+            raise
+
+    def _check_kind(self, signal: Signal) -> None:
+        if not isinstance(signal, Signal):
+            kind = type(signal).__name__
+            raise TypeError(f"block {self.index + 1} takes a signal, but got a {kind}: net.signal(x, y) makes one")
+
+    def _check_labelled(self, signal: Signal) -> None:
+        self._check_kind(signal)
+        if signal.y is None:
+            raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+
+    def check_learns(self, signal: Signal) -> None:
+        """Raise ValueError or TypeError for a signal without labels, and for a block in evaluation mode."""
+        self._check_labelled(signal)
+        if not self.training:
+            raise ValueError(
+                f"block {self.index + 1} is in evaluation mode, where a step would move its weights but not its batch "
+                "statistics: call net.train() before, or freeze() the block to leave it as it is"
+            )
+
+    def _misfit(self, signal: Signal, error: Exception) -> str | None:
+        """Return what is wrong with a signal that the block failed on, or None where that has another cause."""
+        h, weight = signal.h, next(self.parameters(), signal.h)
+        if self.shapes and tuple(h.shape[1:]) != self.shapes[0]:
+            made = ", ".join(map(str, self.shapes[0]))
+            return (
+                f"activations of shape {tuple(h.shape)}, but was made for (B, {made}): give inputs of the example's "
+                "shape, and to each block the signal that the one before returned"
+            )
+        given, own = (f"{tensor.dtype} on {tensor.device}" for tensor in (h, weight))
+        if given != own and h.dtype != torch.int64:  # of tokens, int64 is right
+            return f"activations of {given}, but has weights of {own}: bring one to the other by to()"
+        one = "Expected more than 1 value per channel" in str(error)
+        return "a batch of 1 sample, but batch norm takes at least 2 to train on" if one else None
 
     def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0) -> None:
         """Follow a learning-rate schedule over `total_steps` steps from now on."""
@@ -205,7 +258,7 @@ class Visit(NamedTuple):
     def logits(self) -> Tensor:
         """Return what the exit here answers, (B, C) in fp32."""
         head = self.block.readout if self.after is not None else self.block.probes[self.stage]
-        with self.block.autocast(self.h):
+        with self.block.computing(self.signal):
             return head(self.h).float()
 
 
@@ -225,7 +278,7 @@ def walk(blocks: Iterable[Block], signal: Signal, losses: bool = False) -> Gener
             continue
         h = None
         for k, stage in enumerate(block.body):
-            with block.autocast(signal.h):
+            with block.computing(signal):
                 h = stage(block.enter(signal) if h is None else h)
             after = block.next_signal(signal, h) if k == last else None
             rows = yield Visit(block, signal, h, k, after, {})

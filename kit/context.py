@@ -11,50 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
-
-
-@dataclass(frozen=True)
-class Supply:
-    """A context mode taken apart: the network's input or not, and how many earlier outputs."""
-
-    image: bool
-    depth: int
-
-
-def parse(context: str, num_blocks: int | None = None) -> Supply:
-    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
-    found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
-    if not found or not context:
-        raise ValueError(
-            f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
-            "or both, as in R1E"
-        )
-    supply = Supply(bool(found[2]), int(found[1] or 0))
-    if num_blocks is not None and supply.depth > num_blocks:
-        raise ValueError(
-            f"context={context!r} asks for {supply.depth} earlier outputs, but the net has only "
-            f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
-        )
-    return supply
-
-
-def supplied(supply: Supply, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
-    """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
-
-    Raises ValueError where the network's input, as in `example`, cannot be added to features.
-    """
-    if not index or supply == Supply(False, 0):
-        return None
-    sources = inputs[:index][::-1][: supply.depth]
-    if (supply.image or len(sources) == index) and not example.is_floating_point():
-        raise ValueError(
-            f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
-            f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
-            f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
-        )
-    return Context(inputs[index], inputs[0] if supply.image else None, sources)
 
 
 @dataclass(frozen=True)
@@ -64,6 +23,41 @@ class Needs:
     x: bool = False
     depth: int = 0
     views: frozenset[str] = frozenset()
+
+
+@typed
+def parse(context: str, num_blocks: int | None = None) -> Needs:
+    """Return what `none`, `E`, `Rn` or `RnE` asks for; ValueError for anything else, and for n over `num_blocks`."""
+    found = re.fullmatch(r"none|(?:R(\d+))?(E)?", context)
+    if not found or not context:
+        raise ValueError(
+            f"unknown context {context!r}: choose none, E (the network's input), R1, R2, … (so many earlier outputs), "
+            "or both, as in R1E"
+        )
+    needs = Needs(bool(found[2]), int(found[1] or 0))
+    if num_blocks is not None and needs.depth > num_blocks:
+        raise ValueError(
+            f"context={context!r} asks for {needs.depth} earlier outputs, but the net has only "
+            f"num_blocks={num_blocks}; choose R1 to R{num_blocks}, or more blocks"
+        )
+    return needs
+
+
+def supplied(supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
+    """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
+
+    Raises ValueError where the network's input, as in `example`, cannot be added to features.
+    """
+    if not index or supply == Needs():
+        return None
+    sources = inputs[:index][::-1][: supply.depth]
+    if (supply.x or len(sources) == index) and not example.is_floating_point():
+        raise ValueError(
+            f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
+            f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
+            f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
+        )
+    return Context(inputs[index], inputs[0] if supply.x else None, sources)
 
 
 class Context(nn.Module):

@@ -11,7 +11,7 @@ the next; in DDG and FR the signal in the same. Sources: FDG (Zhuang et al., arX
 """
 
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -22,8 +22,10 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from kit import seeds
 from kit.block import Block
-from kit.settings import check
+from kit.settings import Positive, check
 from kit.signal import Signal
+
+Meet = Callable[[Signal | None], Tensor | None]
 
 WEIGHTS = {
     "mixed": "activations of the batch's forward, today's weights in the backward formulas: FDG, DDG as published",
@@ -43,8 +45,10 @@ class Delay:
     weights: Literal["mixed", "stashed", "replayed", "predicted"]
     beta: float = 1.0
     """Factor of the gradient at each boundary that it crosses, in (0, 1]; 1 shrinks nothing."""
-    delay_lr: Sequence[float] = ()
+    delay_lr: Sequence[Positive] = ()
     """Factors of the blocks' learning rates, first to last; 1 for those not named."""
+    flush: Literal["never", "epoch", "end"] = "never"
+    """When all that is under way is learned from before the next batch comes, or the run ends without."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -54,6 +58,11 @@ class Delay:
     def ticks(self, index: int, num_blocks: int) -> int:
         """Return how many ticks block `index` waits for the gradient of a batch."""
         return (2 if self.unlocked else 1) * (num_blocks - 1 - index)
+
+    def turn(self, tick: int, index: int, num_blocks: int) -> tuple[int, int]:
+        """Return which batch block `index` takes forward at a tick, and which back; those below 0 are not there."""
+        forward = tick - index if self.unlocked else tick
+        return forward, forward - self.ticks(index, num_blocks)
 
 
 @dataclass
@@ -80,6 +89,8 @@ class DelayedBlock(Block):
 
     def __init__(self, *args: object, delay: Delay, num_blocks: int, **more: object):
         super().__init__(*args, **more)
+        if len(delay.delay_lr) > num_blocks:
+            raise ValueError(f"delay_lr={list(delay.delay_lr)}, but there are {num_blocks} blocks: one factor for each")
         self.delay, self.is_last = delay, self.index == num_blocks - 1
         self.ticks = delay.ticks(self.index, num_blocks)
         self.flights: deque[Flight] = deque()
@@ -88,26 +99,30 @@ class DelayedBlock(Block):
         for group in self.optimizer.param_groups:
             group["lr"] *= delay.delay_lr[self.index] if self.index < len(delay.delay_lr) else 1.0
 
-    def tick(self, signal: Signal | None, gradient: Tensor | None) -> tuple[Signal | None, Tensor | None]:
+    def tick(self, signal: Signal | None, meet: Meet) -> tuple[Signal | None, Tensor | None]:
         """Work on a batch forwards and on an earlier one backwards; return the next signal and the input's gradient.
 
-        None stands for nothing come, or nothing to hand on: while the pipeline fills and drains.
+        None stands for nothing come, or nothing to hand on: while the pipeline fills and drains. Where forward passes
+        are locked, `meet` hands the next signal on, and returns the gradient that has come.
         """
         self.last_terms = {}
+        if signal is not None:
+            self.check_learns(signal)
         if self.is_last:
             return self._tick_last(signal)
         if self.delay.unlocked:
-            back = self._back(gradient)
+            back = self._back(self.inbox[1])
             return self._ahead(signal), back
-        after = self._ahead(signal)  # DDG: a batch goes through all blocks before anybody learns
-        return after, self._back(gradient)
+        after = self._ahead(signal)
+        return after, self._back(meet(after))
 
     def _tick_last(self, signal: Signal | None) -> tuple[None, Tensor | None]:
         if self.pending:
             self._update()
         if signal is None:
             return None, None
-        signal = replace(signal, h=signal.h.detach().requires_grad_())
+        signal = replace(signal, h=signal.h.detach())
+        signal.h.requires_grad_()
         _, terms = self.losses(signal)
         self.objective.total(terms).backward()
         self.last_terms, self.pending = {name: term.detach() for name, term in terms.items()}, True
@@ -119,7 +134,8 @@ class DelayedBlock(Block):
         """Go forward on a batch, and remember what its gradient will need."""
         if signal is None:
             return None
-        flight = Flight(replace(signal, h=signal.h.detach().requires_grad_(self.index > 0)), self.num_forwards)
+        flight = Flight(replace(signal, h=signal.h.detach()), self.num_forwards)
+        flight.signal.h.requires_grad_(self.index > 0)
         self.num_forwards += 1
         if self.delay.weights == "replayed":
             with torch.no_grad():
@@ -241,18 +257,21 @@ class DelayedBlock(Block):
 
 
 def ticking(
-    blocks: Sequence[DelayedBlock], signal: Signal | None, gradient: Tensor | None = None
+    blocks: Sequence[DelayedBlock], signal: Signal | None, meet: Meet | None = None
 ) -> Generator[DelayedBlock, None, tuple[Signal | None, Tensor | None]]:
     """Let consecutive blocks work for one tick, and give each when it is done.
 
-    `signal` enters the first, `gradient` the last: from the blocks beside them, as these left them a tick before (but a
-    signal in the same, where forward passes are locked). Returns what leaves the last forwards, the first backwards.
+    `signal` enters the first (None: what lies in its inbox, if anything). The rest comes from the block before and the
+    one behind, as these left it a tick before, but a signal in the same tick where forward passes are locked. Returns
+    what leaves the last block forwards and the first backwards; whoever is there has to put into the inboxes at the two
+    ends what these shall find in the next tick. `meet` is the last block's, see `DelayedBlock.tick`.
     """
-    left, incoming = [], signal
+    left, incoming = [], blocks[0].inbox[0] if signal is None else signal
     for k, block in enumerate(blocks):
         if k and block.delay.unlocked:
             incoming = block.inbox[0]
-        incoming, back = block.tick(incoming, gradient if k == len(blocks) - 1 else block.inbox[1])
+        is_end = meet is not None and k == len(blocks) - 1
+        incoming, back = block.tick(incoming, meet if is_end else lambda _, own=block: own.inbox[1])
         left.append((incoming, back))
         yield block
     for k, block in enumerate(blocks):
@@ -261,11 +280,13 @@ def ticking(
     return left[-1][0], left[0][1]
 
 
-def drain(blocks: Sequence[DelayedBlock]) -> int:
-    """Let blocks learn from all that is under way, and take in nothing new; return in how many ticks."""
-    ticks = 0
-    while any(block.flights or block.pending or block.inbox[0] is not None for block in blocks):
-        for _ in ticking(blocks, None):
-            pass
-        ticks += 1
-    return ticks
+def tick(
+    blocks: Sequence[DelayedBlock], signal: Signal | None, meet: Meet | None = None
+) -> tuple[Signal | None, Tensor | None]:
+    """Let consecutive blocks work for one tick: `ticking` at one go."""
+    work = ticking(blocks, signal, meet)
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value

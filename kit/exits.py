@@ -5,17 +5,20 @@ have cost is really saved. A sample's way depends on nothing but the sample: not
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
 from kit.errors import unknown
+from kit.losses import check_class_numbers
 from kit.measure import costs
 from kit.modules import evaluating
-from kit.settings import Count, check
+from kit.settings import Count, check, one_of, typed
 
 RULES = {
     "confidence": "leave when the largest probability is at least the threshold",
@@ -34,15 +37,13 @@ DEFAULTS = {"confidence": 0.9, "entropy": 0.2, "margin": 0.8, "patience": None, 
 class Rule:
     """When a sample leaves. Raises ValueError for an unknown name or a threshold or patience out of range."""
 
-    name: str
+    name: one_of("rule", lambda: RULES)
     threshold: float | None = None
     """Of a share in [0, 1], or of a cosine in [-1, 1]; None is the rule's default. `patience` has none."""
     patience: Count = 1
 
     def __post_init__(self) -> None:
         check(self)
-        if self.name not in RULES:
-            raise unknown("rule", self.name, RULES)
         if self.threshold is None:
             object.__setattr__(self, "threshold", DEFAULTS[self.name])
         if self.name == "patience" and self.threshold is not None:
@@ -87,37 +88,34 @@ def score(name: str, logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@typed
 def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return each sample's logits (B, C), the number of the exit it left at (B,), from 0, and its cost (B,).
 
     `cost` is that of leaving at each exit, as `exit_costs` gives it. Runs in evaluation mode. Raises ValueError for
     an empty batch, and for a rule that compares two exits on a net that has one.
     """
-    num_exits, signal = net.num_exits, net.signal(x)
-    size = len(signal.h)
-    _check(size, rule, num_exits)
+    signal = net.signal(x)
+    _check(size := len(signal.h), rule, net.num_exits, cost)
+    here = torch.arange(size, device=signal.h.device)  # who is still under way
+    left, count, before, rows, walk = here.clone(), torch.zeros_like(here), None, None, net.walk(signal)
     with evaluating(net):
-        here = torch.arange(size, device=signal.h.device)  # who is still under way
-        left = torch.full_like(here, num_exits - 1)
-        count, before, result, rows = torch.zeros_like(here), None, None, None
-        walk = net.walk(signal)
-        for k in range(num_exits):
+        for k in range(net.num_exits):
             logits = walk.send(rows).logits()
-            result = logits.new_empty(size, logits.shape[1]) if result is None else result
+            if k == 0:
+                result = logits.new_empty(size, logits.shape[1])
+            result[here], left[here] = logits, k  # of those who go on, a later exit's answer replaces it
             leaves, count = rule(logits, before, count)
-            if k == num_exits - 1 or leaves.all():
-                result[here], left[here] = logits, k
+            if leaves.all():
                 break
-            rows = None
-            if leaves.any():
-                gone, rows = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
-                result[here[gone]], left[here[gone]] = logits[gone], k
-                here, count, logits = here[rows], count[rows], logits[rows]
-            before = logits
+            rows = (~leaves).nonzero().squeeze(1) if leaves.any() else None
+            here, count, before = (t if rows is None else t[rows] for t in (here, count, logits))
     return result, left, torch.tensor(cost, dtype=torch.float64)[left.cpu()]
 
 
-def _check(size: int, rule: Rule, num_exits: int) -> None:
+def _check(size: int, rule: Rule, num_exits: int, cost: Sequence[float] | None = None) -> None:
+    if cost is not None and len(cost) != num_exits:
+        raise ValueError(f"cost has {len(cost)} numbers, but there are {num_exits} exits: give the cost of each")
     if size == 0:
         raise ValueError("an empty batch: adaptive inference needs at least 1 sample")
     if rule.compares and num_exits < 2:
@@ -128,7 +126,8 @@ def _check(size: int, rule: Rule, num_exits: int) -> None:
 
 
 @torch.no_grad()
-def exit_costs(net, x, unit: str = "flops", repeats: int = 5) -> list[float]:
+@typed
+def exit_costs(net, x, unit: str = "flops", repeats: Count = 5) -> list[float]:
     """Return what a sample costs that leaves at each exit: all bodies and heads up to there, first exit to last.
 
     `flops` are PyTorch's count, `seconds` measured medians; both on the batch `x`, divided by its size.
@@ -140,16 +139,17 @@ def exit_costs(net, x, unit: str = "flops", repeats: int = 5) -> list[float]:
     with evaluating(net):
         if unit == "flops":
             with costs.counting() as counter:
-                totals = [counter.get_total_flops() for visit in net.walk(signal) if visit.logits() is not None]
+                totals = _readings(net, signal, counter.get_total_flops)
         else:
-            runs = torch.tensor([_clocked(net, signal) for _ in range(repeats + 1)][1:])
+            runs = torch.tensor([_readings(net, signal, time.perf_counter) for _ in range(repeats + 1)][1:])
             totals = runs.median(0).values.tolist()
     return [total / len(signal.h) for total in totals]
 
 
-def _clocked(net, signal) -> list[float]:
-    begin = time.perf_counter()
-    return [time.perf_counter() - begin for visit in net.walk(signal) if visit.logits() is not None]
+def _readings(net, signal, meter: Callable[[], float]) -> list[float]:
+    """Return what `meter` has gone up by at each exit of a walk."""
+    begin = meter()
+    return [meter() - begin for visit in net.walk(signal) if visit.logits() is not None]
 
 
 @torch.no_grad()
@@ -181,10 +181,16 @@ class Point:
     """Expected accuracy where as many leave at each exit, but drawn at random: the same cost without the rule."""
 
 
+Points = Annotated[Sequence[Point], Field(min_length=1, description="a list of points, as `curve` gives it")]
+
+
 @torch.no_grad()
 def collect(net, batches: Iterable) -> tuple[Tensor, Tensor]:
     """Return every exit's logits (K, N, C) and the labels (N,) of all batches (x, y), in evaluation mode."""
-    logits, labels = zip(*((torch.stack(net.predict(x)), y) for x, y in batches), strict=True)
+    answers = [(torch.stack(net.predict(x)), y) for x, y in batches]
+    if not answers:
+        raise ValueError("there is no batch to collect answers on: give validation batches (x, y)")
+    logits, labels = zip(*answers, strict=True)
     return torch.cat(logits, dim=1), torch.cat(labels)
 
 
@@ -203,6 +209,10 @@ def leaving(rule: Rule, logits: Tensor) -> Tensor:
 
 def measure(rule: Rule, logits: Tensor, labels: Tensor, cost: Sequence[float]) -> Point:
     """Return what `rule` does on samples with these `logits` (K, N, C) and `labels` (N,), at these costs by exit."""
+    if logits.ndim != 3:
+        raise ValueError(f"logits of shape {tuple(logits.shape)}, but those of all exits are (K, N, C)")
+    check_class_numbers(labels, logits.shape[1])
+    _check(logits.shape[1], rule, len(logits), cost)
     left = leaving(rule, logits)
     right = (logits.argmax(2) == labels).double()  # (K, N)
     shares = torch.bincount(left, minlength=len(logits)).double() / len(labels)
@@ -211,10 +221,9 @@ def measure(rule: Rule, logits: Tensor, labels: Tensor, cost: Sequence[float]) -
     return Point(rule, accuracy, mean_cost, tuple(shares.tolist()), random)
 
 
-def candidates(name: str, logits: Tensor, num: int = 60) -> list[Rule]:
+@typed
+def candidates(name: one_of("rule", lambda: RULES), logits: Tensor, num: Count = 60) -> list[Rule]:
     """Return rules of that name with about `num` thresholds, where the samples' own scores lie; every patience."""
-    if name not in RULES:
-        raise unknown("rule", name, RULES)
     patiences = range(1, max(2, len(logits)))
     if name == "patience":
         return [Rule(name, None, patience) for patience in patiences]
@@ -237,25 +246,22 @@ def curve(name: str, logits: Tensor, labels: Tensor, cost: Sequence[float], num:
     return sorted(points, key=lambda point: (point.cost, -point.accuracy))
 
 
-def choose(points: Sequence[Point], *, accuracy: float | None = None, cost: float | None = None) -> Point:
+@typed
+def choose(points: Points, *, accuracy: float | None = None, cost: float | None = None) -> Point:
     """Return the cheapest point that is right at least `accuracy` of the time, or the most accurate of at most `cost`.
 
     Raises ValueError where no point does, with the best that one can have.
     """
     if (accuracy is None) == (cost is None):
         raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
-    name = points[0].rule.name
+    name, best = points[0].rule.name, max(point.accuracy for point in points)
     if accuracy is not None:
-        good = [point for point in points if point.accuracy >= accuracy]
-        if not good:
-            best = max(point.accuracy for point in points)
+        if best < accuracy:
             raise ValueError(f"no threshold of {name!r} reaches an accuracy of {accuracy:g}: the best is {best:.4f}")
-        return min(good, key=lambda point: (point.cost, -point.accuracy))
-    good = [point for point in points if point.cost <= cost]
-    if not good:
-        least = min(point.cost for point in points)
+        return min((p for p in points if p.accuracy >= accuracy), key=lambda p: (p.cost, -p.accuracy))
+    if (least := min(point.cost for point in points)) > cost:
         raise ValueError(f"no threshold of {name!r} costs {cost:g} or less: the cheapest costs {least:g}")
-    return max(good, key=lambda point: (point.accuracy, -point.cost))
+    return max((p for p in points if p.cost <= cost), key=lambda p: (p.accuracy, -p.cost))
 
 
 def calibrate(

@@ -2,10 +2,14 @@
 
 import os
 import secrets
+import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 
@@ -33,6 +37,18 @@ def sweep(folder: Path) -> None:
     for kind in ("json", "parquet", "npz"):
         for draft in folder.glob(f".*.{kind}.????????.{kind}"):
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(prefix: str) -> Iterator[Path]:
+    """Give a temporary folder, and remove it at the end, with those that killed processes of this machine left."""
+    begin = f"{prefix}-{socket.gethostname()}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{begin}*-*"):
+        number = left.name.removeprefix(begin).partition("-")[0]
+        if number.isdigit() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{begin}{os.getpid()}-") as folder:
+        yield Path(folder)
 
 
 @contextmanager

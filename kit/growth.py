@@ -4,7 +4,7 @@
 the blocks that are there, and no answer of the exits before the new block.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -42,6 +42,7 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
         raise ValueError("the block is in the net already; a block learns in one place")
     there = list(blocks)
     grown = [*there[:k], block, *there[k:]]
+    check_disjoint(grown)
     link(grown)
     try:
         if first is not None:
@@ -53,6 +54,20 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
     block.train(blocks.training)
     for index, moved in enumerate(blocks):
         moved.index = index
+
+
+def check_disjoint(blocks: Iterable[Block]) -> None:
+    """Raise ValueError where a stage, a parameter or a buffer is in two blocks: what a block learns is its own."""
+    owners: dict[int, int] = {}
+    for k, block in enumerate(blocks):
+        tensors = [*block.named_parameters(), *block.named_buffers()]
+        for name, part in [*block.body.named_children(), *tensors]:
+            if (owner := owners.setdefault(id(part), k)) != k:
+                what = f"the stage {type(part).__name__}" if isinstance(part, nn.Module) else f"the tensor {name!r}"
+                raise ValueError(
+                    f"blocks {owner + 1} and {k + 1} share {what}, but each learns by itself: give each one of its own "
+                    "(copy.deepcopy), or put both into one block"
+                )
 
 
 @torch.no_grad()

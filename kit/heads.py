@@ -2,15 +2,21 @@
 
 from collections.abc import Sequence
 from math import isqrt, prod
+from typing import Annotated
 
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from kit.errors import unknown
-from kit.shapes import Shape, average, channels_first
+from kit.settings import Count, one_of, typed
+from kit.shapes import Shape, Sizes, average, channels_first
 
 AUX_NETS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f")
 """InfoPro's auxiliary nets (ICLR 2021, appendix): so many convolutions, then so many fully connected layers."""
+
+
+AuxNet = one_of("auxiliary net", lambda: AUX_NETS)
+Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of widths of layers, such as (512, 1024)")]
 
 
 class GlobalPool(nn.Module):
@@ -49,9 +55,8 @@ def dense_layers(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
 
 
-def projector(
-    shape: Sequence[int], widths: Sequence[int] = (2048, 2048, 2048), pool: int | None = None
-) -> nn.Sequential:
+@typed
+def projector(shape: Sizes, widths: Widths = (2048, 2048, 2048), pool: Count | None = None) -> nn.Sequential:
     """Return DeInfoReg's projector (B, *shape) -> (B, widths[-1]): flatten, then `dense_layers` (arXiv 2506.18193).
 
     `pool` averages a feature map down to at most pool × pool places first: at VGG's width, flattened maps make the
@@ -61,7 +66,8 @@ def projector(
     return nn.Sequential(flatten, *dense_layers(flatten.num_features, *widths))
 
 
-def similarity_net(shape: Sequence[int]) -> nn.Sequential:
+@typed
+def similarity_net(shape: Sizes) -> nn.Sequential:
     """Return PredSim's similarity net (B, *shape) -> (B, features): one 3×3 convolution, or a Linear, then flatten.
 
     Source: Nøkland & Eidnes, ICML 2019, section 2.1.
@@ -114,15 +120,14 @@ class Decoder(nn.Module):
         return self.paint(maps).float().sigmoid()
 
 
-def aux_net(kind: str, shape: Sequence[int], out: int, widest: int) -> nn.Sequential:
+@typed
+def aux_net(kind: AuxNet, shape: Sizes, out: Count, widest: Count) -> nn.Sequential:
     """Return an auxiliary net (B, *shape) -> (B, out), e.g. `1c2f`: one convolution, two fully connected layers.
 
     Each 3×3 convolution halves the map and doubles the channels until they reach `widest`, the network's last width.
     Vectors and tokens have no places to convolve: tokens are averaged and a Linear of the same widths stands in.
     Source: InfoPro (ICLR 2021), appendix.
     """
-    if kind not in AUX_NETS:
-        raise unknown("auxiliary net", kind, AUX_NETS)
     num_convs, num_linears = int(kind[0]), int(kind[2])
     convolve, channels = convolves(shape), Shape(shape).channels
     layers: list[nn.Module] = [] if convolve else [GlobalPool(shape)]

@@ -1,13 +1,25 @@
 """Local losses as pure functions of tensors.
 
-Shape suffixes: B batch, C classes, D embedding width. Every function takes one batch and gives a scalar.
+Shape suffixes: B batch, C classes, D embedding width. Every function takes one batch and gives a scalar. All raise
+ValueError or TypeError for embeddings, labels and numbers of classes that are none.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 VARIANTS = ("paper", "scaled")
+Variant = Literal[VARIANTS]
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Return the mean cross-entropy, in fp32, of `logits` (B, C) and labels `y` (B,)."""
+    if logits.ndim != 2:
+        raise ValueError(f"logits of shape {tuple(logits.shape)}, but a classifier answers (B, C): one row per sample")
+    check_class_numbers(y, len(logits), logits.shape[1])
+    return F.cross_entropy(logits.float(), y)
 
 
 def correlation(z: Tensor) -> Tensor:
@@ -25,8 +37,9 @@ def label_correlation(y: Tensor, num_classes: int, dtype: torch.dtype = torch.fl
 
     This is `correlation(one_hot(y))` in closed form. Raises ValueError for fewer than two classes.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes={num_classes}, but correlating labels takes at least 2 classes")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"num_classes={num_classes!r}, but correlating labels takes at least 2 classes")
+    check_class_numbers(y, len(y), num_classes)
     same = y[:, None] == y[None, :]
     return torch.where(same, 1.0, -1.0 / (num_classes - 1)).to(dtype)
 
@@ -37,7 +50,8 @@ def invariance(z: Tensor, y: Tensor, num_classes: int) -> Tensor:
     Range [0, 4]. Correlation ignores the length of a row, so normalised and raw embeddings give the same value.
     Source: DeInfoReg (arXiv 2506.18193), invariance term; with a convolution's output as `z`, PredSim's sim loss.
     """
-    _check_labels(z, y)
+    _check_rows(z)
+    check_class_numbers(y, len(z))
     return F.mse_loss(correlation(z), label_correlation(y, num_classes, z.dtype))
 
 
@@ -59,6 +73,8 @@ def covariance(z: Tensor, ddof: int = 0) -> Tensor:
     """
     _check_rows(z)
     batch, width = z.shape
+    if not 0 <= ddof < batch:
+        raise ValueError(f"ddof={ddof}, but covariances of {batch} rows divide by {batch} - ddof: choose 0 or 1")
     z = z - z.mean(dim=0)
     # The squared entries of z'z (D, D) and of zz' (B, B) have the same sum: take the smaller matrix.
     gram = z @ z.T if batch < width else z.T @ z
@@ -66,7 +82,7 @@ def covariance(z: Tensor, ddof: int = 0) -> Tensor:
     return off_diagonal / ((batch - ddof) ** 2 * width)
 
 
-def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: str = "paper") -> dict[str, Tensor]:
+def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: Variant = "paper") -> dict[str, Tensor]:
     """Return DeInfoReg's three terms, unweighted, for projections `p` (B, D) and labels `y` (B,).
 
     `variant="paper"`: on rows scaled to unit length, variance divided by B, covariance over B (arXiv 2506.18193).
@@ -74,6 +90,7 @@ def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: str = "paper") ->
     """
     if variant not in VARIANTS:
         raise ValueError(f"unknown variant {variant!r}: choose one of {', '.join(VARIANTS)}")
+    _check_rows(p)
     if variant == "paper":
         z = F.normalize(p, dim=1)
         spread, redundancy = variance(z), covariance(z)
@@ -85,33 +102,39 @@ def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: str = "paper") ->
 def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tensor:
     """Return the supervised contrastive loss of embeddings `z` (B, D), scaled to unit length, and labels `y` (B,).
 
-    Each sample is drawn to those of its class in the batch and away from all others; samples without a companion have
-    no say, and a batch without any pair gives 0. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
-    Raises ValueError for a batch of one class: with nobody to be drawn away from, all samples would become one.
+    Each anchor is drawn to its positives, the others of its class, and away from all others. Anchors without positives
+    or without negatives are excluded, so a batch of one class, or without any pair, gives 0: with nobody to be drawn
+    away from, all samples would become one. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
     """
     _check_rows(z)
-    _check_labels(z, y)
-    if (y == y[0]).all():
-        raise ValueError(
-            f"all {len(y)} labels of the batch are {y[0].item()}, but contrast takes samples of at least two classes: "
-            "shuffle the samples, take larger batches, or a batch_size that leaves no tiny last one"
-        )
+    check_class_numbers(y, len(z))
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
+        raise ValueError(f"temperature={temperature!r}, but it has to be a positive number; SupCon's is 0.1")
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
     log_share = similarity - similarity.logsumexp(dim=1, keepdim=True)
-    companions = (y[:, None] == y[None, :]) & ~itself
-    num_companions = companions.sum(dim=1)
-    drawn = -log_share.masked_fill(~companions, 0).sum(dim=1) / num_companions.clamp(min=1)
-    return drawn.sum() / (num_companions > 0).sum().clamp(min=1)
+    positives = (y[:, None] == y[None, :]) & ~itself
+    num_positives = positives.sum(dim=1)
+    drawn = -log_share.masked_fill(~positives, 0).sum(dim=1) / num_positives.clamp(min=1)
+    drawn = drawn * (num_positives < len(z) - 1)
+    return drawn.sum() / (num_positives > 0).sum().clamp(min=1)
 
 
 def reconstruction(images: Tensor, x: Tensor) -> Tensor:
     """Return the binary cross-entropy of reconstructed `images` and the input `x`, both (B, C, H, W) in [0, 1].
 
-    Source: InfoPro (ICLR 2021), section 3.3: a bound on what features still tell of the input.
+    NaN where an image holds one. Source: InfoPro (ICLR 2021), section 3.3: a bound on what features still tell of the
+    input.
     """
-    return F.binary_cross_entropy(images, x)
+    if images.shape != x.shape:
+        raise ValueError(f"images of shape {tuple(images.shape)} for inputs of shape {tuple(x.shape)}: they must agree")
+    broken = images.isnan().any()  # PyTorch's loss refuses NaN: with a message about ranges, on a GPU for good
+    try:
+        loss = F.binary_cross_entropy(torch.where(broken, 0.5, images), x)
+    except RuntimeError as error:
+        raise ValueError(f"{error}: reconstruction takes images in [0, 1], which pixels= of decouple makes") from error
+    return torch.where(broken, torch.nan, loss)
 
 
 def associated(guess: Tensor, code: Tensor, decoded: Tensor, before: Tensor) -> dict[str, Tensor]:
@@ -123,11 +146,29 @@ def associated(guess: Tensor, code: Tensor, decoded: Tensor, before: Tensor) -> 
     return {"association": F.mse_loss(guess, code.detach()), "decoding": F.mse_loss(decoded, before)}
 
 
+def check_class_numbers(y: Tensor, count: int, num_classes: int | None = None) -> None:
+    """Raise ValueError unless `y` (count,) are int64 class numbers, on the processor 0 to `num_classes` - 1."""
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels as {type(y).__name__}, expected a tensor (B,) of int64 class numbers: torch.as_tensor")
+    if y.dtype != torch.int64 or y.shape != (count,):
+        raise ValueError(
+            f"labels of shape {tuple(y.shape)} and {y.dtype} for {count} samples, expected ({count},) int64 class "
+            "numbers, one per row: y.long(), or y.argmax(1) of one-hot rows"
+        )
+    if num_classes is not None and count and y.device.type == "cpu":  # a look at a GPU would wait for its queue
+        low, high = torch.aminmax(y)
+        if low.item() < 0 or high.item() >= num_classes:
+            raise ValueError(
+                f"labels from {low.item()} to {high.item()}, but {num_classes} classes are numbered 0 to "
+                f"{num_classes - 1}: renumber the labels, or raise num_classes"
+            )
+
+
 def _check_rows(z: Tensor) -> None:
-    if z.ndim != 2 or len(z) < 2:
-        raise ValueError(f"embeddings of shape {tuple(z.shape)}, but batch statistics take (B, D) with B of at least 2")
-
-
-def _check_labels(z: Tensor, y: Tensor) -> None:
-    if y.shape != z.shape[:1]:
-        raise ValueError(f"labels of shape {tuple(y.shape)} for embeddings of shape {tuple(z.shape)}: give one per row")
+    if not isinstance(z, Tensor):
+        raise TypeError(f"embeddings as {type(z).__name__}, expected a tensor (B, D): torch.as_tensor makes one")
+    if z.ndim != 2 or len(z) < 2 or not z.is_floating_point():
+        raise ValueError(
+            f"embeddings of shape {tuple(z.shape)} and {z.dtype}, but batch statistics take (B, D) with B of at least "
+            "2, floating-point"
+        )

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from kit import exits, growth
 from kit.block import Block, Visit, walk
-from kit.delayed import DelayedBlock, ticking
+from kit.delayed import DelayedBlock, tick, ticking
 from kit.errors import unknown
+from kit.losses import check_class_numbers
 from kit.modules import evaluating
 from kit.plan import Plan, Views
+from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -35,6 +37,7 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
+        growth.check_disjoint(self.blocks)
         self.method, self.num_classes, self.channels_last = method, num_classes, channels_last
         self.plan, self.num_planned = plan, len(self.blocks)
         self.stepping = False
@@ -52,6 +55,10 @@ class Net(nn.Module):
     def __getitem__(self, k: int) -> Block:
         return self.blocks[k]
 
+    def forward(self, *inputs: object) -> None:
+        """Raise TypeError: a net of blocks has as many answers as exits."""
+        raise TypeError("a net is not called: net.predict(x) answers at every exit, net.step(x, y) trains on a batch")
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -60,6 +67,11 @@ class Net(nn.Module):
     def late(self) -> bool:
         """Whether the blocks' gradients come late."""
         return any(isinstance(block, DelayedBlock) for block in self)
+
+    @property
+    def num_filling(self) -> int:
+        """Steps after which every block has learned: 1, or more where gradients come late."""
+        return self[0].ticks + 2 if self.late else 1
 
     @property
     def num_exits(self) -> int:
@@ -80,22 +92,38 @@ class Net(nn.Module):
     def signal(self, x: Input, y: Tensor | None = None) -> Signal:
         """Return the signal that enters the first block, for inputs `x` (B, …) and labels `y` (B,).
 
-        Raises ValueError where a view is missing that a block asks for.
+        Raises ValueError or TypeError for what is no batch, labels that are no class numbers, and where a view is
+        missing that a block asks for.
         """
         given = dict(x) if isinstance(x, Mapping) else {"x": x}
         for name in {"x", *self.views} - set(given):
             raise unknown("view", name, given)
         if self.channels_last:
             layout = torch.channels_last
-            given = {k: v.contiguous(memory_format=layout) if v.ndim == 4 else v for k, v in given.items()}
+            maps = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim == 4}
+            given |= {k: v.contiguous(memory_format=layout) for k, v in maps.items()}
         x = given.pop("x")
-        return Signal(x, y, x, views=given)
+        signal = Signal(x, y, x, views=given)
+        if y is not None:
+            check_class_numbers(y, len(x), self.num_classes)
+        if self.plan is not None and x.ndim == len(sizes := self.plan.shapes[0]):
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}, but the net takes batches (B, {', '.join(map(str, sizes))}): "
+                "x[None] makes one of a single sample"
+            )
+        return signal
 
     def step(self, x: Input, y: Tensor) -> None:
         """Train every block on one batch, first to last; one tick where gradients come late (`kit.delayed`)."""
         with self.one_step():
             for _ in self.steps(self.signal(x, y)):
                 pass
+
+    def drain(self) -> None:
+        """Let the blocks learn from all that is under way (`kit.delayed`), and take in nothing new."""
+        if self.late:
+            for _ in range(self[0].ticks):
+                tick(list(self), None)
 
     def steps(self, signal: Signal) -> Iterator[Block]:
         """Train on one batch, block by block, and give each block when it has had its turn."""
@@ -155,7 +183,8 @@ class Net(nn.Module):
         """Add a block at the end. Raises ValueError if it does not fit: see `kit.growth.insert`."""
         self.insert(len(self), block)
 
-    def insert(self, k: int, block: Block) -> None:
+    @typed
+    def insert(self, k: int, block: nn.Module) -> None:
         """Add a block before block k, so that it becomes block k; those behind it see another input from now on."""
         self._check_may_grow()
         growth.insert(self.blocks, k, block, self._example())
@@ -174,6 +203,7 @@ class Net(nn.Module):
         self.num_planned += 1
         return block
 
+    @typed
     def new_block(self, module: nn.Module, side: str | Mapping[str, nn.Module] | None = None) -> Block:
         """Return a block to append: `module` behind the net's output, with the net's method and optimizer.
 

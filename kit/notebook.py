@@ -13,13 +13,15 @@ from pathlib import Path
 
 from kit import cpu_allocator
 from kit.files import atomic
-from kit.parameters import Parameter, check_values, read_parameters
+from kit.parameters import check_values, read_parameters
+from kit.settings import typed
 
 
 class NotebookFailed(RuntimeError):
     """A cell raised or ran too long, or the kernel died."""
 
 
+@typed
 def run_notebook(
     notebook: str | os.PathLike,
     out: str | os.PathLike,
@@ -56,8 +58,11 @@ def run_notebook(
             raise
     failed.unlink(missing_ok=True)
     if html:
+        from nbconvert import HTMLExporter
+
         with atomic(out.with_suffix(".html")) as page:
-            page.write_text(_page(executed, out.stem), encoding="utf-8")
+            text, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}})
+            page.write_text(text, encoding="utf-8")
     return out
 
 
@@ -71,19 +76,10 @@ def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: in
     with tempfile.TemporaryDirectory(prefix="kit-ipython-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingIDFieldWarning)
         try:
-            return papermill.execute_notebook(
-                source,
-                target,
-                values,
-                kernel_name="python3",
-                language="python",
-                kernel_manager_class=_this_python(folder),
-                execution_timeout=timeout,
-                interrupt_on_timeout=True,
-                progress_bar=False,
-                stdout_file=sys.stdout,
-                stderr_file=sys.stderr,
-            )
+            kernel = {"kernel_name": "python3", "language": "python", "kernel_manager_class": _this_python(folder)}
+            limits = {"execution_timeout": timeout, "interrupt_on_timeout": True}
+            shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+            return papermill.execute_notebook(source, target, values, **kernel, **limits, **shown)
         except PapermillExecutionError as error:
             late = timeout and error.ename == "KeyboardInterrupt"
             reason = f"ran for more than {timeout} s" if late else f"raised {error.ename}: {error.evalue}"
@@ -98,26 +94,18 @@ def _this_python(folder: str) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
+    variables = {
+        "IPYTHONDIR": folder,  # runs side by side must not share one history database
+        "KIT_HEADLESS": "1",  # no widgets
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
+    }
+
     class ThisPython(AsyncKernelManager):
         transport_encryption = "auto"  # nobody else on the machine reads along
-        kernel_spec = KernelSpec(
-            **get_kernel_dict(),
-            env=cpu_allocator.environment()
-            | {
-                "IPYTHONDIR": folder,  # runs side by side must not share one history database
-                "KIT_HEADLESS": "1",  # no widgets
-                "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
-            },
-        )
+        kernel_spec = KernelSpec(**get_kernel_dict(), env=cpu_allocator.environment() | variables)
 
     return ThisPython
-
-
-def _page(executed, title: str) -> str:
-    from nbconvert import HTMLExporter
-
-    return HTMLExporter().from_notebook_node(executed, {"metadata": {"name": title}})[0]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end with the kernel shut down
     try:
         if given.list:
-            _print_parameters(read_parameters(given.notebook))
+            for name, parameter in read_parameters(given.notebook).items():
+                print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
         else:
             run_notebook(given.notebook, given.out, dict(given.p), given.html, given.timeout)
             _print_results(given)
@@ -143,11 +132,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {str(error) or 'interrupted'}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return {NotebookFailed: 1, KeyboardInterrupt: 130}.get(type(error), 2)
     return 0
-
-
-def _print_parameters(declared: dict[str, Parameter]) -> None:
-    for name, parameter in declared.items():
-        print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
 
 
 def _print_results(given: argparse.Namespace) -> None:

@@ -9,10 +9,11 @@ import io
 import os
 import tokenize
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union
 
 from pydantic import ValidationError
 
@@ -48,7 +49,7 @@ def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
         raise ValueError(f"{path} has {len(tagged)} cells tagged 'parameters'; tag exactly one")
     try:
         return dict(_declarations(tagged[0]))
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, tokenize.TokenError) as error:
         raise ValueError(f"the parameters cell of {path}: {error}") from error
 
 
@@ -90,40 +91,33 @@ def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter])
         if name not in declared:
             raise unknown("parameter", name, declared)
         parameter = declared[name]
-        try:
-            values[name] = adapter(parameter.type).validate_python(_read(value, parameter.type))
-        except ValidationError as error:
+        for reading in _readings(value):
+            with suppress(ValidationError):
+                values[name] = adapter(parameter.type).validate_python(reading)
+                break
+        else:
             meaning = parameter.help and f" ({parameter.help})"
-            raise ValueError(
-                f"{name}={value!r}, but it must be {parameter.written}, such as {parameter.default!r}{meaning}"
-            ) from error
+            expected = f"{parameter.written}, such as {parameter.default!r}{meaning}"
+            raise ValueError(f"{name}={value!r}, but it must be {expected}")
     return values
 
 
-def _read(value: object, kind: Any) -> object:
-    """Return the value that a text stands for where `kind` is wanted; anything else, and other texts, as they are."""
+def _readings(value: object) -> Iterator[object]:
+    """Yield what a value may stand for, `[a, b]` and `a,b` for lists of texts too; a text as it is comes last."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(value, str) or kind is str:
-        return list(value) if isinstance(value, tuple) else value
-    if kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            return value
-    if get_origin(kind) is Union:
-        kinds = sorted(get_args(kind), key=lambda part: part is not NoneType)  # in `str | None`, "None" is None
-        return next((read for part in kinds if (read := _read(value, part)) is not value), value)
-    if list in (kind, get_origin(kind)):
-        return [_read(item, *get_args(kind) or (str,)) for item in _items(value)]
-    choices = {bool: (True, False), NoneType: (None,)}.get(kind) or get_args(kind)
-    return next((choice for choice in choices if value.lower() == str(choice).lower()), value)
+    if isinstance(value, str):
+        bare = value[1:-1] if value[:1] + value[-1:] == "[]" else value
+        words = [word.strip() for word in bare.split(",") if word.strip()]
+        yield from (_literal(value), [_literal(word) for word in words], words)
+    yield list(value) if isinstance(value, tuple) else value
 
 
-def _items(text: str) -> list:
-    """Return the list that a text such as `[1, 2]`, `['a', 'b']`, `[a, b]` or `a,b` stands for."""
+def _literal(text: str) -> object:
+    """Return the number, truth value, None or list that the text is, or else the text."""
     try:
-        read = ast.literal_eval(text)
+        read = ast.literal_eval({"true": "True", "false": "False", "none": "None"}.get(text.lower(), text.strip()))
     except (ValueError, SyntaxError):
-        read = None
-    bare = text[1:-1] if text[:1] + text[-1:] == "[]" else text
-    return list(read) if isinstance(read, list | tuple) else [word.strip() for word in bare.split(",") if word.strip()]
+        with suppress(ValueError):
+            return float(text)  # inf
+        return text
+    return text if isinstance(read, str) else list(read) if isinstance(read, tuple) else read

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.block import Block
 from kit.compute import amx_layers
-from kit.context import ExtraView, Supply, supplied
+from kit.context import ExtraView, Needs, supplied
 from kit.modules import on
 from kit.objective import HeadSpec, Objective
 from kit.shapes import Shape, output_shapes
@@ -40,7 +40,7 @@ class Plan:
     probe: Callable[[HeadSpec], Objective]
     """Builds the objective whose head watches a cut inside a block."""
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    supply: Supply
+    supply: Needs
     dtype: torch.dtype | None
     channels_last: bool
     """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
@@ -110,7 +110,7 @@ class Plan:
             parts.to(memory_format=torch.channels_last)
         if self.dtype == torch.bfloat16:
             amx_layers.lay_out(parts)
-        stages, (objective, *probes) = parts[: len(stages)], parts[len(stages) : len(stages) + len(probes) + 1]
+        stages, (objective, *probes) = [*parts[: len(stages)]], parts[len(stages) : len(stages) + len(probes) + 1]
         context = None if context is None else parts[-1]
         own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:]}
         return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)

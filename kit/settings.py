@@ -1,29 +1,33 @@
 """Typed checks, once, where a value enters: annotations are the rules, pydantic applies them, the words are ours.
 
-A settings class is a frozen dataclass whose `__post_init__` calls `check(self)`. A rule that a type alone does not tell
-is part of an alias below, with the words that say what is expected.
+A settings class is a frozen dataclass whose `__post_init__` calls `check(self)`; a function is `typed`. A rule that a
+type alone does not tell is part of an alias below, with the words that say what is expected.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
-from functools import lru_cache
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache, wraps
+from inspect import signature
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from kit.errors import unknown
 
 Whole = Annotated[int, Field(ge=0, lt=2**63, description="a whole number of at least 0")]
 Count = Annotated[int, Field(ge=1, lt=2**31, description="a whole number of at least 1")]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, description="a positive number")]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, description="a number of at least 0")]
+Positive = Annotated[float, Field(gt=0, lt=1e9, description="a positive number")]
+NonNegative = Annotated[float, Field(ge=0, lt=1e9, description="a number of at least 0")]
 Share = Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
-Folder = Annotated[str | os.PathLike, Field(description="the path of a folder")]
+Portion = Annotated[float, Field(ge=0, le=1, description="a share in [0, 1]")]
+Folder = Annotated[Annotated[str, Field(min_length=1)] | os.PathLike, Field(description="the path of a folder")]
 
-_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 _NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+_NAMES |= {dict: "a mapping of names to values", Mapping: "a mapping of names to values", Callable: "a function"}
 
 
 def one_of(kind: str, allowed: Callable[[], Iterable[str]]) -> Any:
@@ -39,14 +43,32 @@ def one_of(kind: str, allowed: Callable[[], Iterable[str]]) -> Any:
 
 def check(settings: Any, prefix: str = "") -> None:
     """Raise ValueError unless every field of the dataclass is what its annotation says; `prefix` goes before names."""
-    for name, adapter in _adapters(type(settings)).items():
-        confirm(prefix + name, getattr(settings, name), *adapter)
+    for name, hint in _hints(type(settings)).items():
+        confirm(prefix + name, getattr(settings, name), hint)
 
 
-def confirm(name: str, value: object, adapter: TypeAdapter, hint: Any) -> None:
+def typed(function: Callable) -> Callable:
+    """Return the function, which from now on raises ValueError for an argument that its annotation does not allow."""
+
+    @wraps(function)
+    def call(*args: object, **kwargs: object) -> object:
+        confirm_arguments(function, signature(function).bind(*args, **kwargs).arguments)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def confirm_arguments(function: Callable, given: Mapping[str, object]) -> None:
+    """Raise ValueError for an argument of `function`, among those given, that its annotation does not allow."""
+    for name, hint in _hints(function).items():
+        if name in given:
+            confirm(name, given[name], hint)
+
+
+def confirm(name: str, value: object, hint: Any) -> None:
     """Raise ValueError, naming what was given and what was expected, unless `value` is of the type."""
     try:
-        adapter.validate_python(value)
+        adapter(hint).validate_python(tuple(value) if isinstance(value, tuple) else value)  # shapes are lists as well
     except ValidationError as error:
         for details in error.errors():
             if isinstance(cause := details.get("ctx", {}).get("error"), ValueError):
@@ -54,7 +76,18 @@ def confirm(name: str, value: object, adapter: TypeAdapter, hint: Any) -> None:
         for part in (hint, *get_args(hint)):
             if get_origin(part) is Literal and isinstance(value, str):
                 raise unknown(name, value, get_args(part)) from None
-        raise ValueError(f"{name}={value!r}, but it has to be {expected(hint)}") from None
+        most = [details["ctx"]["lt"] for details in error.errors() if details["type"] == "less_than"]
+        below = f" below {most[0]:,}" if most and most[0] > 1 else ""
+        raise ValueError(f"{name}={_shown(value)}, but it has to be {expected(hint)}{below}") from None
+
+
+def _shown(value: object) -> str:
+    """Return the value as it is written, or its kind where that would be pages, or more digits than Python writes."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = ""
+    return text if 0 < len(text) < 200 and "\n" not in text else f"<{type(value).__name__}>"
 
 
 def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
@@ -66,31 +99,34 @@ def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
     return dict(given)
 
 
+@cache
 def adapter(hint: Any) -> TypeAdapter:
-    """Return pydantic's validator of a type: strict, so that 1 is no bool and "1" no number."""
+    """Return pydantic's validator of a type: strict, so that 1 is no bool, "1" no number, and nan and inf are none."""
+    if is_dataclass(hint):
+        return TypeAdapter(InstanceOf[hint])
     return TypeAdapter(hint, config=_STRICT)
 
 
-@lru_cache
-def _adapters(cls: type) -> dict[str, tuple[TypeAdapter, Any]]:
-    hints = get_type_hints(cls, include_extras=True)
-    return {f.name: (adapter(hints[f.name]), hints[f.name]) for f in fields(cls) if f.init}
+@cache
+def _hints(of: Any) -> dict[str, Any]:
+    """Return the annotations of a dataclass's fields, or of a function's parameters."""
+    hints = get_type_hints(of, include_extras=True)
+    names = [field.name for field in fields(of) if field.init] if is_dataclass(of) else signature(of).parameters
+    return {name: hints[name] for name in names if name in hints}
 
 
 def expected(hint: Any) -> str:
     """Return a type in words: "a whole number of at least 1, or None"."""
-    if isinstance(hint, type) and hint in _NAMES:
-        return _NAMES[hint]
     metadata = getattr(hint, "__metadata__", ())
     if words := next((part.description for part in metadata if getattr(part, "description", None)), None):
         return words
-    if get_origin(hint) is Literal:
-        return " or ".join(map(repr, get_args(hint)))
-    if len(parts := get_args(hint)) > 1 and type(None) in parts or get_origin(hint) is None and parts:
-        return ", or ".join(expected(part) for part in parts)
     origin, parts = get_origin(hint) or hint, get_args(hint)
-    if origin in (list, tuple) or getattr(origin, "__name__", "") in ("Sequence", "Collection"):
+    if origin is Annotated:
+        return expected(parts[0])
+    if origin is Literal:
+        return " or ".join(map(repr, parts))
+    if origin in (Union, UnionType):
+        return ", or ".join(map(expected, parts))
+    if origin in (list, tuple, Sequence):
         return f"a list, each item {expected(parts[0])}" if parts else "a list"
-    if getattr(origin, "__name__", "") in ("dict", "Mapping"):
-        return "a mapping of names to values"
-    return ", or ".join(map(expected, parts)) if parts else getattr(hint, "__name__", str(hint))
+    return _NAMES.get(origin) or f"a {getattr(origin, '__name__', origin)}"

@@ -7,14 +7,20 @@ The sizes of a map do not tell whether it is (C, H, W), as convolutions make it,
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from kit.modules import evaluating
+from kit.settings import Count
+
+Sizes = Annotated[Sequence[Count], Field(min_length=1, description="a shape without batch, such as (3, 32, 32)")]
+"""Sizes of vectors, tokens or maps, as they are given."""
 
 
 class Shape(tuple):
@@ -111,12 +117,19 @@ def _axis(func, result: Tensor, args: Sequence, kwargs: dict, before: int | None
 
 @torch.no_grad()
 def output_shapes(stages: Sequence[nn.Module], example: Tensor, shape: Shape | None = None) -> list[Shape]:
-    """Return each stage's output shape, found by one forward of `example` (B, *shape) in evaluation mode."""
+    """Return each stage's output shape, found by one forward of `example` (B, *shape) in evaluation mode.
+
+    Raises ValueError for a stage that does not take what the one before gives.
+    """
     h, found = example, []
     with Axes() as axes:
         axes.note(h, Shape(h.shape[1:] if shape is None else shape).axis + 1)
         for stage in stages:
-            with evaluating(stage):
-                h = stage(h)
+            try:
+                with evaluating(stage):
+                    h = stage(h)
+            except (RuntimeError, ValueError, IndexError) as error:
+                kind, given, reason = type(stage).__name__, tuple(h.shape), str(error).splitlines()[0]
+                raise ValueError(f"the stage {kind} does not take what it gets, {given}: {reason}") from error
             found.append(axes.shape(h))
     return found

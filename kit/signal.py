@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from kit.losses import check_class_numbers
+
 Slot = tuple[str, int | str | None]
 """Where in a signal a tensor stands: the field, and in one that holds several the tensor's number or name."""
 
@@ -28,6 +30,22 @@ class Signal:
     """(B, …) encoded label travelling beside the activations (AL); None for the first block, and without labels."""
     views: Mapping[str, Tensor] = field(default_factory=dict)
     """(B, …) by name: other views of the samples, each kept only until no later block asks for it."""
+
+    def __post_init__(self) -> None:
+        parts = self.parts()
+        for (name, item), tensor in parts.items():
+            if not isinstance(tensor, Tensor):
+                kind = type(tensor).__name__
+                raise TypeError(f"{item or name} is a {kind}, but a signal holds tensors: torch.as_tensor makes one")
+        if len({tensor.shape[:1] for tensor in parts.values()} | {self.h.shape[:1], ()}) != 2:
+            shapes = ", ".join(f"{item or name} {tuple(tensor.shape)}" for (name, item), tensor in parts.items())
+            raise ValueError(f"a signal's parts are of one batch, (B, …) each, but these have the shapes {shapes}")
+        if self.y is not None:
+            check_class_numbers(self.y, len(self.y))
+        if any(tensor.requires_grad for tensor in parts.values()):  # or its gradient would reach whoever made it
+            detached = Signal.of({slot: tensor.detach() for slot, tensor in parts.items()})
+            for part in fields(self):
+                object.__setattr__(self, part.name, getattr(detached, part.name))
 
     def advance(
         self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None, views: Collection[str] = ()
@@ -51,7 +69,9 @@ class Signal:
         found: dict[Slot, Tensor] = {}
         for part in fields(self):
             value = getattr(self, part.name)
-            if isinstance(value, Mapping):
+            if isinstance(value, Tensor):
+                found[part.name, None] = value
+            elif isinstance(value, Mapping):
                 found |= {(part.name, name): tensor for name, tensor in value.items()}
             elif isinstance(value, tuple):
                 found |= {(part.name, number): tensor for number, tensor in enumerate(value)}

@@ -10,7 +10,7 @@ MOST = 12
 """Lines and bars of a panel that are told one by one."""
 
 
-def describe(figure: Figure, about: str = "") -> str:
+def in_words(figure: Figure, about: str = "") -> str:
     """Return what `figure` shows: `about`, and of each panel its title, its axes and where its lines and bars go."""
     title = figure.get_suptitle()
     told = [_panel(panel) for panel in figure.axes]

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 
-from kit.pipeline.schedule import FLOWING, SCHEDULES
+from kit.pipeline.schedule import FLOWING, SCHEDULES, TWO_CHUNKS
 from kit.pipeline.simulate import Costs, even, predict, timeline
 from lessons import widgets
 from lessons.style import Picture, legend_below, marked_lines, styled, whole_numbers
@@ -21,22 +21,26 @@ KINDS = {
     "I": "backward: input's gradient",
     "W": "backward: weights' gradient",
     "U": "update",
+    "R": "forward again, for a late gradient",
     "S": "step: forward, local loss, backward, update",
 }
-COLOURS = {"F": 0, "B": 1, "I": 1, "W": 4, "U": 7, "S": 2}  # of seaborn's colour-blind palette
+COLOURS = {"F": 0, "B": 1, "I": 1, "W": 4, "U": 7, "S": 2, "R": 9}  # of seaborn's colour-blind palette
 RANKS = (2, 4, 8, 16, 32, 64)
+COMPARED = ("decoupled", "gpipe", "1f1b", "interleaved", "zero-bubble", "pipedream")
+"""The schedules that the lesson compares; the cost model knows more."""
 
 
 def same_work(num_ranks: int = 4, num_parts: int = 8, num_batches: int = 2) -> pd.DataFrame:
-    """Return every schedule's timeline for the same images: `num_batches` of `num_parts` equal parts, equal chunks.
+    """Return the timelines of COMPARED for the same images: `num_batches` of `num_parts` equal parts, equal chunks.
 
     Where backpropagation waits for the whole batch the parts are its micro-batches, and the next batch starts when it
     is done; where nothing is flushed each part is a batch of its own. The unit of time is the forward pass of one part
     through one rank; a backward takes two, an update a tenth.
     """
     drawn = []
-    for name, schedule in SCHEDULES.items():
-        chunks = 2 * num_ranks if name == "interleaved" else num_ranks
+    for name in COMPARED:
+        schedule = SCHEDULES[name]
+        chunks = 2 * num_ranks if name in TWO_CHUNKS else num_ranks
         share = num_ranks / chunks
         costs = Costs(forward=[share] * chunks, backward=[2 * share] * chunks, update=[0.1 * share] * chunks)
         if name in FLOWING:
@@ -86,16 +90,16 @@ def gantt(table: pd.DataFrame, unit: str = "seconds") -> Picture:
 def predictions(
     seconds: float, ranks: Iterable[int], num_micro: int, slowest: float = 1.0, transfer: float = 0.0
 ) -> pd.DataFrame:
-    """Return what the cost model says of every schedule on so many ranks each: a row for each pair.
+    """Return what the cost model says of COMPARED on so many ranks each: a row for each pair.
 
     Columns: schedule, num_ranks, and those of `kit.pipeline.simulate.predict`. A step takes `seconds` in one process,
     the slowest part `slowest` times as long as the others, and a transfer `transfer` seconds. Batches are cut into
     `num_micro` micro-batches or a few more: interleaving asks for a multiple of the ranks.
     """
     rows = []
-    for name in SCHEDULES:
+    for name in COMPARED:
         for k in ranks:
-            costs = replace(even(2 * k if name == "interleaved" else k, seconds, slowest=slowest), transfer=transfer)
+            costs = replace(even(2 * k if name in TWO_CHUNKS else k, seconds, slowest=slowest), transfer=transfer)
             micro = -(-max(num_micro, k) // k) * k
             rows.append({"schedule": name, "num_ranks": k} | predict(name, costs, k, micro))
     return pd.DataFrame(rows)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike
 
-from lessons.alt_text import describe
+from lessons.alt_text import in_words
 from lessons.method_looks import label_lines, looks
 
 SCREEN = (9.6, 5.9)
@@ -54,7 +54,7 @@ class Picture(Figure):
     @property
     def alt(self) -> str:
         """The figure in words, for those who do not see it."""
-        return describe(self, self.about)
+        return in_words(self, self.about)
 
     def png(self, dpi: float | None = None) -> bytes:
         """Return the figure as a PNG, by default with the dots per inch of notebooks."""

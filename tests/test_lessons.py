@@ -99,6 +99,8 @@ def test_pipeline_throughput(tmp_path):
 def test_nothing_is_defined_in_a_notebook(path):
     code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     named = [node.name for source in code for node in ast.walk(ast.parse(source)) if isinstance(node, DEFINITIONS)]
+    if path.stem == "10_your_own":
+        return  # which shows that a method may be written in a cell
     assert not named, "a function or class belongs into the lesson's file in lessons/"
 
 

@@ -199,7 +199,8 @@ def test_notebook_is_stored_clean(path):
     nbformat.validate(notebook)
     for cell in notebook.cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None, "stored with outputs; run nbstripout"
-        assert cell.cell_type != "code" or not re.search(r"^\s*class \w", cell.source, re.MULTILINE)
+        defines = path.stem != "10_your_own" and re.search(r"^\s*class \w", cell.source, re.MULTILINE)
+        assert cell.cell_type != "code" or not defines
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -11,21 +11,18 @@ from torch import nn
 from kit.backbones.cifar import densenet_bc, resnet, wide_resnet
 from kit.backbones.plain import ACTIVATIONS, INITS, NORMS, mlp, vgg_paper
 from kit.errors import unknown
-from kit.measure.costs import on_meta
-from kit.modules import evaluating
-from kit.settings import Count, Positive, adapter, confirm
+from kit.measure.costs import copied, meta
+from kit.settings import Count, Positive, confirm
 
 __all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "backbone", "backbone_names", "mlp"]
 
 Kinds = Annotated[int, Field(ge=2, description="a whole number of at least 2")]
 
+_DEPTHS = (20, 32, 56, 110, 1202)
 BACKBONES = {
     "vgg-paper": "DeInfoReg's VGG: nine 3×3 convolutions in four groups, block1 … block4; takes width, groups",
     "mlp": "flatten and `depth` hidden linear layers, layer1 … layerN; takes width",
-    **{
-        f"resnet{n}": f"He et al.'s CIFAR ResNet: {n} layers in three stages; takes width"
-        for n in (20, 32, 56, 110, 1202)
-    },
+    **{f"resnet{n}": f"He et al.'s CIFAR ResNet: {n} layers in three stages; takes width" for n in _DEPTHS},
     "densenet100": "DenseNet-BC-100-12 of Huang et al. for CIFAR: three dense stages; takes width, and growth",
     "wrn28": "WRN-28-10 of Zagoruyko and Komodakis for CIFAR: three wide stages; takes width, and widen",
     "resnet18": "ResNet-18; below 64 pixels with a 3×3 stem and no first pool, from there on torchvision's own",
@@ -34,10 +31,8 @@ BACKBONES = {
 }
 """The kit's own backbones: name → description. All torchvision classifiers can be named as well."""
 
-_OWN = {"vgg-paper": vgg_paper, "mlp": mlp}
-_OWN |= {f"resnet{6 * blocks + 2}": partial(resnet, blocks) for blocks in (3, 5, 9, 18, 200)}
+_OWN = {"vgg-paper": vgg_paper, "mlp": mlp, **{f"resnet{n}": partial(resnet, (n - 2) // 6) for n in _DEPTHS}}
 _OWN |= {"densenet100": densenet_bc, "wrn28": wide_resnet}
-
 TAKE_WIDTH = [*_OWN, "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
@@ -67,7 +62,7 @@ def backbone(
     known = {**signature(build).parameters, **signature(backbone).parameters}
     for option, value in {**sizes, **options}.items():
         if option in known:
-            confirm(option, value, adapter(known[option].annotation), known[option].annotation)
+            confirm(option, value, known[option].annotation)
         elif name in _OWN:  # torchvision's own builders know theirs
             own = [other for other in signature(build).parameters if other not in sizes]
             raise unknown(f"option of backbone {name!r}:", option, own)
@@ -77,40 +72,29 @@ def backbone(
         model = build(**sizes, **options)
     except TypeError as error:
         raise ValueError(f"backbone {name!r} does not take the options {options}: {error}") from error
-    _check_size(name, model, in_channels, num_classes, image_size)
-    return model
-
-
-def _check_size(name: str, model: nn.Module, in_channels: int, num_classes: int, image_size: int) -> None:
-    """Send two images without data through the model; an image too small for it fails on its way."""
-    state, images = on_meta(model, [torch.empty(2, in_channels, image_size, image_size)])
     try:
-        with evaluating(model):
-            logits = torch.func.functional_call(model, state, images)
-    except Exception as error:
+        logits = copied(model, meta).eval()(torch.empty(2, in_channels, image_size, image_size, device="meta"))
+    except Exception as error:  # an image too small for the model fails on its way
         advice = "Choose a larger image_size, or a backbone for small images such as vgg-paper or resnet20"
         raise ValueError(f"{name} does not take {image_size}×{image_size} images: {error}. {advice}") from error
     assert logits.shape == (2, num_classes), logits.shape
+    return model
 
 
 def _torchvision(name: str, in_channels: int, num_classes: int, width: float, image_size: int, **options: Any):
     """Build torchvision's classifier `name` without auxiliary heads, for the given images."""
     from torchvision import models
 
-    if name in ("googlenet", "inception_v3"):  # their own initialisation takes minutes
+    family = name.split("_")[0]
+    if family in ("googlenet", "inception"):  # their own initialisation takes minutes
         options = {"aux_logits": False, "init_weights": False, **options}
-    if name.startswith("vit_"):
-        options = {"image_size": image_size, **options}
-    if name.startswith("maxvit_"):
-        options = {"input_size": (image_size, image_size), **options}
-    if width != 1:
-        options = {"width_mult": width, **options}
+    sizes = {"vit": {"image_size": image_size}, "maxvit": {"input_size": (image_size, image_size)}}
+    options = sizes.get(family, {}) | ({} if width == 1 else {"width_mult": width}) | options
     try:
         model = models.get_model(name, weights=None, num_classes=num_classes, **options)
     except (AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{name} cannot be built for {image_size}×{image_size} images with {options}: {error}"
-        ) from error
+        size = f"{image_size}×{image_size}"
+        raise ValueError(f"{name} cannot be built for {size} images with {options}: {error}") from error
     if name in BACKBONES and image_size < 64:  # the stem that papers give these networks on CIFAR
         model.conv1 = nn.Conv2d(in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")

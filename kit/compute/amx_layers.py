@@ -5,7 +5,7 @@ Four of PyTorch's kernels leave those units idle most of the time, each because 
 - a Linear whose samples lie a multiple of 32 KiB apart finds them all in the same few lines of the cache;
 - the weight gradient of a Linear reads the gradient of its output across the rows;
 - maximum pooling of channels-last maps, handed a gradient that is not, copies everything there and back.
-`benchmarks/step_time.py` measures what that costs, `tests/blocks/test_layout.py` that the numbers stay the same.
+`benchmarks/step_time.py` measures what that costs, `tests/compute/test_amx_layers.py` that the numbers stay the same.
 """
 
 from math import gcd
@@ -97,19 +97,16 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad
-        return (
-            grad @ weight if for_x else None,
-            grad.t().contiguous() @ x if for_weight else None,
-            grad.sum(0) if for_bias else None,
-        )
+        (x, weight), (for_x, for_weight, for_bias) = ctx.saved_tensors, ctx.needs_input_grad
+        by_x = grad @ weight if for_x else None
+        by_weight = grad.t().contiguous() @ x if for_weight else None
+        return by_x, by_weight, grad.sum(0) if for_bias else None
 
 
 def _is_usual(conv: nn.Conv2d) -> bool:
     """Say whether `conv` is 3×3 and keeps the size of a map, by one row of zeros around it."""
-    usual = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    return conv.padding_mode == "zeros" and all(getattr(conv, name) == value for name, value in usual.items())
+    sizes = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    return sizes == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 def _in_bf16(x: Tensor) -> bool:

@@ -29,10 +29,8 @@ class FusedLARS(LARS):
         otherwise = any(not g["momentum"] or g["nesterov"] or g["dampening"] for g in self.param_groups)
         if otherwise or any(p.is_cuda for group in self.param_groups for p in group["params"]):
             return super().step(closure)
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             self.init_group(group)
             group["step"] += 1
@@ -47,18 +45,9 @@ class FusedLARS(LARS):
             decay, size, slope = group["weight_decay"], _norm(p), _norm(p.grad)
             whole = slope + decay * size
             trust = group["trust_coefficient"] * size / whole if size > 0 and whole > 0 else 1.0
-        sgd(
-            [p],
-            [p.grad],
-            [self.state[p]["momentum_buffer"]],
-            fused=True,
-            weight_decay=decay,
-            momentum=group["momentum"],
-            lr=group["lr"],
-            dampening=1 - trust,
-            nesterov=False,
-            maximize=self.maximize,
-        )
+        options = {name: group[name] for name in ("momentum", "lr")} | {"nesterov": False, "maximize": self.maximize}
+        options |= {"weight_decay": decay, "dampening": 1 - trust}
+        sgd([p], [p.grad], [self.state[p]["momentum_buffer"]], fused=True, **options)
 
 
 def _norm(x: torch.Tensor) -> float:

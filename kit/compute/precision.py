@@ -15,18 +15,11 @@ def resolve(precision: str, device: torch.device) -> torch.dtype | None:
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    if precision == "bf16" or (precision == "auto" and has_bf16_units(device)):
-        return torch.bfloat16
-    return None
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Say whether `device` multiplies bf16 in hardware."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        return has_amx() or _can("avx512_bf16")
-    return False
+        has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_units = device.type == "cpu" and (has_amx() or _can("avx512_bf16"))
+    return torch.bfloat16 if precision == "bf16" or (precision == "auto" and has_units) else None
 
 
 def has_amx() -> bool:

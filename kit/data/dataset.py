@@ -14,6 +14,7 @@ from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
+from kit.settings import typed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -165,22 +166,14 @@ class Data:
         training = split is self.train if training is None else training
         return full + (rest > 1 or (rest == 1 and not training))
 
+    @typed
     def batches(
-        self,
-        split: str | Split,
-        batch_size: int,
-        *,
-        epoch: int | None = None,
-        start: int = 0,
-        seed: int = 0,
-        augment: str | None = None,
-        device: torch.device | str = "cpu",
-        channels_last: bool = False,
-    ) -> Iterator[tuple[Tensor | dict[str, Tensor], Tensor]]:
+        self, split: str | Split, batch_size: int, *, epoch: int | None = None, start: int = 0, seed: int = 0,
+        augment: str | None = None, device: torch.device | str = "cpu", channels_last: bool = False,
+    ) -> Iterator[tuple[Tensor | dict[str, Tensor], Tensor]]:  # fmt: skip
         """Iterate over (x, y): x float32 (B, C, H, W), normalised by `mean` and `std`; y int64 (B,); both on `device`.
 
         Where the dataset carries further `views`, x is a dict of them all by name, the network's input being `x`.
-
         `split` is "train", "val", "test" or a Split. `epoch=None` evaluates: every sample once, in order, as it is.
         `epoch=k` trains: order drawn from (seed, k), batch i augmented by the recipe `augment` (None: the dataset's
         `augmentation`) as drawn from (seed, k, i); so `start=i` gives bit for bit the batches i, i + 1, ... of the
@@ -199,30 +192,28 @@ class Data:
         if not training and augment not in (None, "none"):
             raise ValueError(f"augment={augment!r} without an epoch would change nothing; give an epoch to train")
         name = (self.augmentation if augment is None else augment) if training else "none"
-        order = torch.arange(len(split))
-        if training:
-            order = torch.randperm(len(split), generator=generator(seed, "order", epoch))
-        index, images, seeds = list(order.split(batch_size))[start:count], split.images, (seed, "augment", epoch)
+        draw = generator(seed, "order", epoch)
+        order = torch.randperm(len(split), generator=draw) if training else torch.arange(len(split))
+        index, images, seeds = order.split(batch_size)[start:count], split.images, (seed, "augment", epoch)
         if isinstance(images, ImageFiles):  # whose workers augment, image by image
             if name not in FILE_AUGMENTATIONS:
                 raise unknown(f"augmentation of {self.name}", name, FILE_AUGMENTATIONS)
             images = replace(images, crop_seeds=seeds if name == "resized-crop" else None)
             pixels = images.stream(index, self.num_workers, pin=torch.device(device).type == "cuda")
-            transform = recipe("none")
+            name = "none"
         else:
             pixels = (images.index_select(0, rows.to(images.device)) for rows in index)
-            transform = recipe(name)
         # A generator for each batch, so that a run resumed in mid-epoch draws what it would have drawn.
         draws = (generator(*seeds, i) for i in range(start, count))
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        return self._iterate(zip(index, pixels, draws, strict=True), split.labels, transform, device, layout)
+        return self._iterate(zip(index, pixels, draws, strict=True), split.labels, recipe(name), device, layout)
 
-    def _iterate(self, drawn, labels, transform, device, layout):
+    def _iterate(self, drawn, labels, augment, device, layout):
         axes = 1, -1, *[1] * (len(self.train.images.shape) - 2)
         scale, shift = (v.view(axes).to(device) for v in (1 / self.std, -self.mean / self.std))
         for rows, pixels, draw in drawn:
             x = pixels.to(device, non_blocking=True).float()
-            x = transform(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
+            x = augment(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
             x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
             y = labels[rows.to(labels.device)].to(device, non_blocking=True)
             seen = self.known_views[self.input_view](x)

@@ -24,7 +24,7 @@ def read_fashion_mnist(root: Path, download: bool) -> tuple:
     raw, failed = root / "FashionMNIST" / "raw", ""
     if download and not find_files(root):
         try:
-            _download(root)
+            _download(root, raw)
         except (OSError, RuntimeError) as error:
             failed = f"the download failed ({' '.join(str(error).split())}), and "
     if not (files := find_files(root)):
@@ -43,16 +43,19 @@ def find_files(root: Path) -> list[Path]:
     return next(filter(all, folders), [])
 
 
-def _download(root: Path) -> None:
-    """Let torchvision download into `root/FashionMNIST/raw`; a failed download leaves no file behind."""
+def _plain_or_gz(path: Path) -> Path | None:
+    return next(filter(Path.is_file, (path, path.with_name(f"{path.name}.gz"))), None)
+
+
+def _download(root: Path, raw: Path) -> None:
+    """Let torchvision download, beside `raw` first: a failed download leaves no file behind."""
     from torchvision.datasets import FashionMNIST
 
-    raw = root / "FashionMNIST" / "raw"
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as temporary:
         FashionMNIST(temporary, download=True)
         raw.mkdir(parents=True, exist_ok=True)
-        for file in (Path(temporary) / "FashionMNIST" / "raw").iterdir():
+        for file in Path(temporary, "FashionMNIST", "raw").iterdir():
             file.replace(raw / file.name)
 
 
@@ -89,10 +92,6 @@ def _read_pair(images_file: Path, labels_file: Path) -> tuple[Tensor, Tensor]:
         fault = f"{images_file} holds {len(images)} images, but {labels_file} holds {len(labels)} labels"
         raise ValueError(f"{fault}; they are not of one dataset: delete both and get them again")
     return images.unsqueeze(1), labels.long()
-
-
-def _plain_or_gz(path: Path) -> Path | None:
-    return next(filter(Path.is_file, (path, path.with_name(f"{path.name}.gz"))), None)
 
 
 def _damaged(path: Path, fault: str) -> ValueError:

@@ -1,31 +1,77 @@
-"""`load_data`: a named dataset, cut into splits, with the label noise and the views asked for."""
+"""`load_data`: a named dataset, cut into splits, with the label noise and the views that the settings ask for."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
-from kit.data.data_settings import DataSettings
+from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data, Split
 from kit.data.image_files import ImageFiles
-from kit.data.noise import check_labels, flip_labels
-from kit.data.own import SOURCES, checked_pair, set_aside
+from kit.data.noise import check_labels, check_noise, corrupt
+from kit.data.own import SOURCES, checked_pair, known_dataset, set_aside
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
 from kit.data.views import VIEWS, View
+from kit.errors import unknown
 from kit.seeds import derive, generator
-from kit.settings import Folder, accept
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from kit.settings import Count, Folder, Share, Whole, accept, check, one_of, typed
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """A named dataset: what is taken of it and how it is seen. Raises ValueError for a setting that cannot be."""
+
+    dataset: Annotated[str, AfterValidator(known_dataset), Field(description="the name of a dataset")] = "digits"
+    """Name of a dataset of `kit.data.DATASETS`, or one's own: `folder:PATH` or `table:FILE` (see `kit.data.own`)."""
+    root: Folder = "data"
+    """Folder of the datasets."""
+    image_size: Count | None = None
+    """Side in pixels to which images are resized; None leaves them."""
+    limit: Count | None = None
+    """Number of training and validation images to keep, balanced over classes; None keeps all."""
+    val_fraction: Share = 0.1
+    """Share of the training images kept aside for validation, between 0 and 1."""
+    data_seed: int = 0
+    """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
+    augment: one_of("augmentation", AUGMENTATIONS.keys) | None = None
+    """Augmentation recipe; None is the dataset's own."""
+    noise: str = "none"
+    """Model of the label noise put on training labels."""
+    noise_rate: float = 0.0
+    """Probability, in [0, 1], that the noise touches a label."""
+    noisy_val: bool = False
+    """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
+    views: Sequence[Annotated[str, Field(description="the name of a view")]] | None = None
+    """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns."""
+
+    def __post_init__(self) -> None:
+        check(self)
+        check_noise(self.noise, self.noise_rate)
+        for view in self.views or ():
+            if view not in VIEWS and not self.dataset.startswith("table:"):
+                raise unknown("view", view, VIEWS)
+        if self.views and len(set(self.views)) < len(self.views):
+            raise ValueError(f"views={list(self.views)!r}, but every view is named once")
+
+    def data_identity(self) -> dict:
+        """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
+        own = {f.name: getattr(self, f.name) for f in fields(DataSettings) if f.name not in ("root", "augment")}
+        return json.loads(json.dumps(own))
+
+
+@typed
 def load_data(
-    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: int | None = None,
+    name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: Whole | None = None,
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
@@ -48,11 +94,10 @@ def load_data(
     if not isinstance(name, DataSettings):
         given = {"dataset": name, "root": root, "data_seed": seed}
         settings = DataSettings(**given | accept("setting", others, DataSettings))
-    name = settings.dataset
-    kind, _, path = name.partition(":")
-    read, augmentation = DATASETS.get(name) or (partial(SOURCES[kind], path, settings.image_size), "none")
+    kind, _, path = settings.dataset.partition(":")
+    read, augmentation = DATASETS.get(settings.dataset) or (partial(SOURCES[kind], path, settings.image_size), "none")
     train, test, classes, *views = read(Path(settings.root).expanduser().absolute(), download)
-    data = _assemble(name, train, test, None, classes, settings, augmentation, num_workers, *views)
+    data = _assemble(settings.dataset, train, test, None, classes, settings, augmentation, num_workers, *views)
     return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
 
 
@@ -76,20 +121,20 @@ def _assemble(
     augmentation: str, num_workers: int | None, views: Mapping[str, View] = VIEWS,
 ) -> Data:  # fmt: skip
     """Cut what was read into splits, and put on them the noise, the size and the views that are asked for."""
-    seed, (published, test) = settings.data_seed, (Split(*part) for part in (train, test))
-    check_labels(published.labels, len(classes), f"{name}, training labels")
-    check_labels(test.labels, len(classes), f"{name}, test labels")
-    parts = (published, Split(*val), test) if val else (*_cut(published, name, len(classes), settings), test)
-    train, val, test = (replace(part, images=_ready(part.images, settings.image_size)) for part in parts)
+    for part, (_, labels) in (("training", train), ("test", test)):
+        check_labels(labels, len(classes), f"{name}, {part} labels")
+    seed, published = settings.data_seed, Split(*train)
+    splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
+    train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
     mean, std = _statistics(train.images)
-    if settings.noise != "none":
-        train = _with_noise(train, len(classes), settings, seed)
-        val = _with_noise(val, len(classes), settings, derive(seed, "validation")) if settings.noisy_val else val
-    shape = tuple(train.images.shape[1:])
+    train = _with_noise(train, len(classes), settings, seed)
+    if settings.noisy_val:
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    if len(shape) == 1 and settings.augment not in (None, "none"):
-        raise ValueError(f"augment={settings.augment!r} is of images, and {name} has rows of numbers: leave it out")
-    data = Data(name, train, val, test, shape, classes, mean, std, settings.augment or augmentation, workers)
+    shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
+    if len(shape) == 1 and augmentation != "none":
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has rows of numbers: leave it out")
+    data = Data(name, train, val, test, shape, classes, mean, std, augmentation, workers)
     return replace(data, known_views={**VIEWS, **views}).with_views(*settings.views or ())
 
 
@@ -98,8 +143,7 @@ def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> t
 
     Each draw has a generator of its own, so that it is the same whatever the others are asked for.
     """
-    limit, share = settings.limit, settings.val_fraction
-    rows = torch.arange(len(split))
+    limit, rows = settings.limit, torch.arange(len(split))
     if limit is not None:
         if limit > len(split):
             raise ValueError(f"limit={limit}, but {name} has only {len(split)} training images; None takes them all")
@@ -107,18 +151,19 @@ def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> t
             need = f"its {num_classes} classes need at least {2 * num_classes}, two images each"
             raise ValueError(f"limit={limit} is too small for {name}: {need}")
         rows, _ = stratified(split.labels, limit, generator(settings.data_seed, "subset"), proportional=False)
-    count = round(len(rows) * share)
+    count = round(len(rows) * settings.val_fraction)
     if not 0 < count < len(rows):
         empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
-        raise ValueError(f"val_fraction={share:g} leaves no {empty} image of {len(rows)}; {way} it")
+        raise ValueError(f"val_fraction={settings.val_fraction:g} leaves no {empty} image of {len(rows)}; {way} it")
     draws = generator(settings.data_seed, "validation")
     val, train = stratified(split.labels[rows], count, draws, proportional=True)
     return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
 
 
 def _with_noise(split: Split, num_classes: int, settings: DataSettings, seed: int) -> Split:
-    kind, rate = settings.noise, settings.noise_rate
-    labels, changed = flip_labels(split.labels, num_classes, kind, rate, seed, split.images)
+    if settings.noise == "none":
+        return split
+    labels, changed = corrupt(split.labels, num_classes, settings.noise, settings.noise_rate, seed, split.images)
     return replace(split, labels=labels, noisy=changed)
 
 
@@ -141,7 +186,7 @@ def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
         mean, std = images.double().mean(0), images.double().std(0, correction=0)
         return mean.float(), torch.where(std < 1e-12, 1, std).float()
     if not isinstance(images, Tensor):
-        return torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()
     share = histogram / histogram.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255

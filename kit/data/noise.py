@@ -16,7 +16,7 @@ NOISE = {
 
 
 def corrupt(
-    labels: Tensor, num_classes: int, kind: str, rate: float, seed: int, images: Tensor | None = None
+    labels: Tensor, num_classes: int, kind: str, rate: float, seed: int, images: object = None
 ) -> tuple[Tensor, Tensor]:
     """Return noisy labels, (N,) int64, and a mask, (N,) bool, of those that differ from `labels`, (N,) in 0..C-1.
 
@@ -30,11 +30,6 @@ def corrupt(
     """
     check_noise(kind, rate)
     check_labels(labels, num_classes)
-    return flip_labels(labels, num_classes, kind, rate, seed, images)
-
-
-def flip_labels(labels: Tensor, num_classes: int, kind: str, rate: float, seed: int, images: object) -> tuple:
-    """Do what `corrupt` does, with a kind, a rate and labels that are checked already."""
     if kind == "none":
         return labels.clone(), torch.zeros_like(labels, dtype=torch.bool)
     if num_classes < 2:
@@ -103,15 +98,13 @@ def difficulty(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
 
 def _distances(pixels: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
     """Return the mean squared distance of each image's `pixels`, (N, P), to each class's mean image, float64 (N, C)."""
-    parts = [
-        slice(i, i + 2000) for i in range(0, len(pixels), 2000)
-    ]  # as doubles, all would need eight times the memory
     sums = torch.zeros(len(counts), pixels.shape[1], dtype=torch.float64)
-    for part in parts:
-        sums.index_add_(0, labels[part], pixels[part].double())
+    parts = pixels.split(2000)  # as doubles, all at once would need eight times the memory
+    for part, own in zip(parts, labels.split(2000), strict=True):
+        sums.index_add_(0, own, part.double())
     means = sums / counts.clamp(min=1).unsqueeze(1)
-    floats = (pixels[part].double() for part in parts)
-    squared = [x.square().sum(1, keepdim=True) - 2 * (x @ means.T) + means.square().sum(1) for x in floats]
+    doubles = map(Tensor.double, parts)
+    squared = [x.square().sum(1, keepdim=True) - 2 * (x @ means.T) + means.square().sum(1) for x in doubles]
     return (torch.cat(squared) / pixels.shape[1]).masked_fill(counts == 0, torch.inf)
 
 

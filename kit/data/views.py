@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 View = Callable[[Tensor], Tensor]
 
@@ -13,8 +13,8 @@ View = Callable[[Tensor], Tensor]
 def half(x: Tensor, side: str) -> Tensor:
     """Return the `top`, `bottom`, `left` or `right` half of images (B, C, H, W); of odd sizes the first is smaller."""
     dim = 2 if side in ("top", "bottom") else 3
-    middle, size = x.shape[dim] // 2, x.shape[dim]
-    return x.narrow(dim, 0, middle) if side in ("top", "left") else x.narrow(dim, middle, size - middle)
+    first, second = x.tensor_split([x.shape[dim] // 2], dim)
+    return first if side in ("top", "left") else second
 
 
 def smaller(x: Tensor, factor: int = 2) -> Tensor:
@@ -40,11 +40,6 @@ def columns(x: Tensor, start: int, stop: int) -> Tensor:
     return table[:, start:stop]
 
 
-def image(x: Tensor) -> Tensor:
-    """Return the samples as they are."""
-    return x
-
-
-HALVES: dict[str, View] = {side: partial(half, side=side) for side in ("top", "bottom", "left", "right")}
-VIEWS: dict[str, View] = {"image": image, **HALVES, "smaller": smaller, "edges": edges}
+_HALVES = {side: partial(half, side=side) for side in ("top", "bottom", "left", "right")}
+VIEWS: dict[str, View] = {"image": nn.Identity(), **_HALVES, "smaller": smaller, "edges": edges}
 """Views by name; a function of one's own, (B, …) to (B, …), goes into `Data.with_views` as well."""

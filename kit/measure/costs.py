@@ -1,16 +1,18 @@
 """What a part of a network costs: parameters, bytes kept for the backward pass, seconds, peak bytes."""
 
+import copy
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.autograd.profiler import profile, record_function
+from torch.utils._pytree import tree_leaves
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces itself on stderr otherwise
 
@@ -25,10 +27,10 @@ def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
 
     Kept inputs count, parameters and buffers do not. Nothing is computed or changed: all runs on PyTorch's meta device.
     """
-    with saved_bytes() as saved:
-        state, inputs = on_meta(module, inputs)
-        saved.ignore(state.values())
-        torch.func.functional_call(module, state, inputs)
+    module = copied(module, meta)
+    saved = SavedBytes(held(module))
+    with torch.enable_grad(), saved:
+        module(*map(meta, inputs))
     return saved.total
 
 
@@ -46,38 +48,40 @@ def counting() -> AbstractContextManager:
     return FlopCounterMode(display=False)
 
 
-class Saved:
-    """Bytes that autograd has kept so far, in `total`; a storage counts the first time it is kept."""
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts in `total` the bytes that autograd keeps of what runs inside: a storage once, those of `ignored` never."""
 
-    def __init__(self):
-        self.total, self._storages = 0, {}
+    def __init__(self, ignored: Iterable[Tensor]):
+        super().__init__(self._keep, lambda tensor: tensor)
+        self.total = 0
+        self._known = {tensor.untyped_storage()._cdata: tensor for tensor in ignored}
 
-    def ignore(self, tensors: Iterable[Tensor]) -> None:
-        """Do not count the storages of `tensors`."""
-        for storage in map(Tensor.untyped_storage, tensors):
-            self._storages[storage._cdata] = storage  # held on to, or its address might be used again
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """Count what autograd keeps."""
-        if tensor.untyped_storage()._cdata not in self._storages:
-            self.total += tensor.untyped_storage().nbytes()
-            self.ignore([tensor])
-        return tensor.detach()
+    def _keep(self, tensor: Tensor) -> Tensor:
+        kept, storage = tensor.detach(), tensor.untyped_storage()
+        if storage._cdata not in self._known:
+            self.total += storage.nbytes()
+            self._known[storage._cdata] = kept  # held on to, or the address might be used again
+        return kept
 
 
-@contextmanager
-def saved_bytes() -> Iterator[Saved]:
-    """Count the bytes that autograd keeps for the backward pass of what runs inside."""
-    saved = Saved()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
-        yield saved
+def held(module: nn.Module) -> list[Tensor]:
+    """Return the tensors in `module`, each once: parameters, buffers, and others in attributes or lists of them."""
+    leaves = [leaf for part in module.modules() for leaf in tree_leaves(vars(part))]
+    return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
 
 
-def on_meta(module: nn.Module, inputs: Iterable[Tensor]) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """Return `module`'s tensors by name, and `inputs`, as meta tensors: what `torch.func.functional_call` takes."""
-    named = [*module.named_parameters(), *module.named_buffers()]
-    state = {name: torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for name, t in named}
-    return state, tuple(torch.empty_like(t, device="meta", requires_grad=t.requires_grad) for t in inputs)
+def copied(module: nn.Module, new: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Return a deep copy of `module` that holds `new(tensor)` for each tensor; one used twice still is."""
+    tensors = {}  # deepcopy itself would copy gradients too, and refuse what was computed, as weight norm's
+    for old in held(module):
+        own = new(old.detach())
+        tensors[id(old)] = nn.Parameter(own, old.requires_grad) if isinstance(old, nn.Parameter) else own
+    return copy.deepcopy(module, tensors)
+
+
+def meta(tensor: Tensor) -> Tensor:
+    """Return a tensor of the same shape and type on PyTorch's meta device, where nothing is computed."""
+    return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
 
 
 def step_seconds(fn: Callable[..., object], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
@@ -89,13 +93,14 @@ def step_seconds(fn: Callable[..., object], repeats: int = 5, prepare: Callable[
         raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
     seconds = []
     for _ in range(repeats + 1):
-        inputs, start = prepare(), _clock()
+        inputs, start = prepare(), clock()
         fn(*inputs)
-        seconds.append(_clock() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds[1:])
 
 
-def _clock() -> float:
+def clock() -> float:
+    """Return the seconds now, when all that was asked of the GPU is done."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

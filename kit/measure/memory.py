@@ -38,12 +38,12 @@ _paper = partial(FakeTensorMode, allow_fallback_kernels=False)  # they would run
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that training takes on batches of one shape, in the second step and all later ones."""
+    """Bytes that training takes on batches of one shape, once every block has learned, in each step."""
 
-    batch_shape: tuple[int, ...]
     blocks: tuple[dict[str, int], ...]
     """For each block its own parameters, buffers and optimizer state, and at the peak of its step its gradients, its
-    activations, and `peak`: all that is alive then, in all blocks. `flops` are those of its step: `costs.flops`."""
+    activations (and those of all blocks that wait for a late gradient), and `peak`: all that is alive then, in all
+    blocks. `flops` are those of its step: `costs.flops`."""
 
     @property
     def peak(self) -> int:
@@ -85,34 +85,36 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     with FakeCopyMode(mode):
         net = copy.deepcopy(net).train()
     with mode, _Tally() as tally:
-        x, y = _first_step(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
+        x, y = _first_steps(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
         signal = net.signal(x, y)
         for block in net:
             tally.keep(block)
         for p in net.parameters():
             p.register_post_accumulate_grad_hook(lambda p: tally.count(p.grad, "gradients"))
+        steps = net.steps(signal)
         for block in net:
             own = _Tally()
             own.keep(block)
             tally.start()
-            signal = block.step(signal)
+            next(steps)
             counted = [*own.alive.values(), *(part for part in tally.at_peak if part[0] not in STAYING)]
             row = {kind: sum(size for of, size, *_ in counted if of == kind) for kind in KINDS}
             rows.append(row | {"peak": tally.peak, "flops": tally.flops})
-    return MemoryPlan(tuple(batch_shape), tuple(rows))
+    return MemoryPlan(tuple(rows))
 
 
-def _first_step(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Take the step that makes optimizer states; return its batch."""
+def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Take the steps that make optimizer states, and fill queues; return their batch."""
     try:
         x = torch.empty(batch_shape, dtype=dtype, device=net.device)
         y = torch.empty(len(x), dtype=torch.int64, device=net.device)
-        net.step(x, y)
+        for _ in range(net.num_filling):
+            net.step(x, y)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise ValueError(
-            f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch: "
-            f"{str(error).strip().splitlines()[0]}. Give the whole shape, batch first, of inputs as the net takes them"
-        ) from error
+        reason = str(error).strip().splitlines()[0]
+        advice = "Give the whole shape, batch first, of inputs as the net takes them"
+        given = f"batch_shape={batch_shape} and {dtype}, but the net does not train on such a batch"
+        raise ValueError(f"{given}: {reason}. {advice}") from error
     return x, y
 
 

@@ -135,11 +135,11 @@ def gradient_profile(net: Net, x: Tensor, y: Tensor, layers: Layers = "*.body.*"
     readings = Readings(chosen)
     with untouched(net):
         for visit in net.walk(net.signal(x, y), losses=True):
-            here, total = {*visit.block.parameters()}, visit.block.objective.total(visit.terms)
-            groups = {name: weights for name, weights in own.items() if weights and weights[0] in here}
-            found = iter(differentiate(total, [weight for group in groups.values() for weight in group]))
-            for name, group in groups.items():
-                readings.keep(name, 0, gradient=norm(flat([next(found) for _ in group])))
+            weights = [*visit.block.parameters()]
+            found = dict(zip(weights, differentiate(visit.block.objective.total(visit.terms), weights), strict=True))
+            for name, group in own.items():
+                if group and group[0] in found:
+                    readings.keep(name, 0, gradient=norm(flat([found[weight] for weight in group])))
     return readings.table.drop(columns="step")
 
 

@@ -1,11 +1,12 @@
 """The registry: a method's name, and how each of its blocks gets its head and its loss."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
-from inspect import signature
 from types import MappingProxyType
+from typing import Annotated
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit import growth
@@ -20,6 +21,7 @@ from kit.methods.method import Method
 from kit.methods.registry import Registry
 from kit.net import Net
 from kit.plan import Plan, widest
+from kit.settings import Count, Positive, Whole, typed
 from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
 
@@ -40,6 +42,11 @@ REGISTRY = Registry(
     }
 )
 
+Stages = Annotated[
+    Sequence[nn.Module],
+    Field(min_length=1, description="a list of modules, as kit.split cuts a model"),
+]
+
 register = REGISTRY.register
 
 METHODS: Mapping[str, str] = MappingProxyType(REGISTRY.summaries)
@@ -47,29 +54,28 @@ METHODS: Mapping[str, str] = MappingProxyType(REGISTRY.summaries)
 
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
-    """Return the method of that name; ValueError for a name or an option that does not exist."""
+    """Return the method of that name; ValueError for a name that does not exist, and options that it does not take."""
     if name not in REGISTRY:
         raise unknown("method", name, REGISTRY)
-    for option in options:
-        if option not in REGISTRY[name].options:
-            raise unknown(f"option of method {name!r}:", option, REGISTRY[name].options)
+    REGISTRY[name].check(name, options)
     return REGISTRY[name]
 
 
+@typed
 def decouple(
-    stages: Sequence[nn.Module],
+    stages: Stages,
     method: str,
-    num_classes: int,
+    num_classes: Count,
     example: Tensor | Mapping[str, Tensor],
     context: str = "none",
     optimizer: str | OptimizerSettings = "adamw",
-    lr: float = 1e-3,
+    lr: Positive = 1e-3,
     *,
     precision: str = "fp32",
-    seed: int = 0,
-    pixels: Callable[[Tensor], Tensor] | None = None,
+    seed: Whole = 0,
+    pixels: Callable | None = None,
     start: int | None = None,
-    shapes: Sequence[Shape] | None = None,
+    shapes: Sequence[object] | None = None,
     **options: object,
 ) -> Net:
     """Return the net whose blocks are `stages`, each trained by `method`'s local loss.
@@ -84,15 +90,18 @@ def decouple(
     every view by its name, the input's being `x`. `shapes` tell where the stages' outputs have their channels, if they
     are not to be found by one forward pass. `options` are those of the optimizer (`weight_decay`, `momentum`,
     `nesterov`), and the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown
-    name, and for an optimizer, precision or option that does not exist.
+    name, for an optimizer, precision or option that does not exist, for stages that share what they learn, and for
+    another `num_classes` than that of the model's classifier.
     """
     supply, settings = parse(context, len(stages)), optimizer
     if not isinstance(optimizer, OptimizerSettings):
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
     chosen = lookup(method, options)
-    delay = _delay(chosen, method, options, precision, context) if len(stages) > 1 else None
+    delay = _delay(chosen, method, options, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
+    if "x" not in examples:
+        raise unknown("view", "x", examples)
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages
@@ -101,6 +110,11 @@ def decouple(
     found = output_shapes(stages, example) if shapes is None else [Shape(shape) for shape in shapes]
     if classifier is None and found[-1] == (num_classes,):
         classifier = nn.Identity()  # the model ends in logits without a Linear, as SqueezeNet does
+    if classifier is None and len(found[-1]) == 1 and split_classifier(last, *found[-1])[1] is not None:
+        raise ValueError(
+            f"num_classes={num_classes}, but the model ends in a Linear with {found[-1][0]} outputs: give that number, "
+            "or a model without classifier"
+        )
     channels_last = dtype is not None and example.ndim == 4
     plan = Plan(
         groups=[stages] if chosen.end_to_end else [[stage] for stage in stages],
@@ -110,7 +124,7 @@ def decouple(
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.build, **options),
-        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay else Block,
+        make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay and body else Block,
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
@@ -127,13 +141,12 @@ def decouple(
     return Net(blocks, method, num_classes, channels_last, plan)
 
 
-def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay | None:
-    """Take the options that say how gradients come late out of `options`; None for methods whose gradients do not."""
-    if chosen.delay is None:
-        return None
+def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay:
+    """Take the options that say how gradients come late out of `options`."""
     if context != "none":
         raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
-    delay = chosen.delay(**{name: options.pop(name) for name in signature(chosen.delay).parameters if name in options})
+    own = {name: options.pop(name) for name in vars(chosen.delay).keys() & options.keys()}
+    delay = replace(chosen.delay, **own)
     if delay.weights == "mixed" and precision != "fp32":
         raise ValueError(
             f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "
@@ -148,6 +161,6 @@ def _first(start: int | None, plan: Plan, method: str) -> int:
         return len(plan)
     if plan.one_loss:
         raise ValueError(f"start={start}, but a {method} net is trained as a whole, from its first to its last layer")
-    if not isinstance(start, int) or isinstance(start, bool) or not 1 <= start <= len(plan):
+    if not 1 <= start <= len(plan):
         raise ValueError(f"start={start!r}, but there are {len(plan)} stages; choose 1 to {len(plan)}, or None for all")
     return start

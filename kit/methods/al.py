@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kit import heads, losses
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
+from kit.settings import Count
 from kit.signal import Signal
 
 
@@ -50,10 +51,13 @@ class AL(Objective):
         return answer
 
     def _code_before(self, signal: Signal) -> Tensor:
-        return F.one_hot(signal.y, self.num_classes).float() if signal.target is None else signal.target
+        if signal.target is not None:
+            return signal.target
+        losses.check_class_numbers(signal.y, len(signal.h), self.num_classes)
+        return F.one_hot(signal.y, self.num_classes).float()
 
 
-def al_objective(spec: HeadSpec, code: int = 128, hidden: int = 512, pool: int | None = None) -> AL:
+def al_objective(spec: HeadSpec, code: Count = 128, hidden: Count = 512, pool: Count | None = None) -> AL:
     """Return the objective: a code of `code` numbers in [-1, 1], bridges with a hidden layer of `hidden` units."""
     size = code if spec.before else spec.num_classes
     bridge = nn.Sequential(heads.projector(spec.shape, (hidden, code), pool), nn.Tanh())

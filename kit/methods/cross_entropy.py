@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit import heads
+from kit import heads, losses
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
 from kit.signal import Signal
@@ -21,7 +20,7 @@ class CrossEntropy(Objective):
         self.head = head
 
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(self.head(h).float(), signal.y)}
+        return {"ce": losses.cross_entropy(self.head(h), signal.y)}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.head(h)
@@ -32,7 +31,7 @@ def greedy_objective(spec: HeadSpec) -> CrossEntropy:
     return dgl_objective(spec, aux="0c1f")
 
 
-def dgl_objective(spec: HeadSpec, aux: str = "1c2f") -> CrossEntropy:
+def dgl_objective(spec: HeadSpec, aux: heads.AuxNet = "1c2f") -> CrossEntropy:
     """Cross-entropy of a small auxiliary classifier, `aux` of `heads.AUX_NETS` (Belilovsky et al., ICML 2020)."""
     if spec.classifier is not None:
         return CrossEntropy(spec.classifier)

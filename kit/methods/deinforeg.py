@@ -1,16 +1,22 @@
 """DeInfoReg: variance, invariance and covariance of a projection (Huang et al., Neurocomputing 651, 2025)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit import heads, losses
-from kit.errors import unknown
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
+from kit.settings import Count, NonNegative
 from kit.signal import Signal
+
+TERMS = ("invariance", "variance", "covariance", "ce")
+Weights = Annotated[
+    Mapping[Literal[TERMS], NonNegative], Field(description=f"numbers of at least 0 by term: {', '.join(TERMS)}")
+]
 
 
 class DeInfoReg(Objective):
@@ -36,7 +42,7 @@ class DeInfoReg(Objective):
         logits = self.classifier(p if self.merge else h.detach())
         with torch.autocast(h.device.type, enabled=False):
             terms = losses.deinforeg(self.gather(p.float()), self.gather(signal.y), self.num_classes, self.variant)
-            return terms | {"ce": F.cross_entropy(logits.float(), signal.y)}
+            return terms | {"ce": losses.cross_entropy(logits, signal.y)}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.classifier(self.projector(h) if self.merge else h)
@@ -44,18 +50,16 @@ class DeInfoReg(Objective):
 
 def deinforeg_objective(
     spec: HeadSpec,
-    variant: str = "paper",
-    widths: Sequence[int] = (2048, 2048, 2048),
-    pool: int | None = None,
-    classifier: str = "merge",
-    weights: Mapping[str, float] | None = None,
+    variant: losses.Variant = "paper",
+    widths: heads.Widths = (2048, 2048, 2048),
+    pool: Count | None = None,
+    classifier: Literal["merge", "unmerge"] = "merge",
+    weights: Weights | None = None,
 ) -> DeInfoReg:
     """Return the objective; `weights` of its terms, `pool` and `widths` as for `heads.projector`.
 
     `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (METHODS: small gradient, or none).
     """
-    if classifier not in ("merge", "unmerge"):
-        raise unknown("classifier", classifier, ("merge", "unmerge"))
     projector = heads.projector(spec.shape, widths, pool)
     if classifier == "merge":
         answer = nn.Sequential(nn.BatchNorm1d(widths[-1]), nn.ReLU(), nn.Linear(widths[-1], spec.num_classes))

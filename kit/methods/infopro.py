@@ -2,20 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from types import MappingProxyType
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit import heads, losses
-from kit.errors import unknown
 from kit.methods.cross_entropy import CrossEntropy, dgl_objective, greedy_objective
 from kit.methods.method import Method
 from kit.methods.scpl import SCPL
 from kit.objective import HeadSpec, Objective
+from kit.settings import NonNegative
 from kit.signal import Signal
 
 WEIGHTS = MappingProxyType({2: (5, 0.5, 0, 0), 4: (1, 0, 0, 1), 8: (5, 0, 0, 1), 16: (5, 0, 0.5, 1)})
 """(α₁, β₁, α₂, β₂) by number of blocks: ResNet-110, contrast, CIFAR-10 (InfoPro, ICLR 2021, appendix)."""
+
+
+Task = Literal["softmax", "contrast"]
+Weights = Annotated[
+    Sequence[NonNegative],
+    Field(min_length=4, max_length=4, description="four numbers of at least 0: (α₁, β₁, α₂, β₂)"),
+]
 
 
 class InfoPro(Objective):
@@ -48,7 +57,7 @@ class InfoPro(Objective):
 
 
 def infopro_objective(
-    spec: HeadSpec, task: str = "softmax", aux: str = "1c2f", weights: Sequence[float] | None = None
+    spec: HeadSpec, task: Task = "softmax", aux: heads.AuxNet = "1c2f", weights: Weights | None = None
 ) -> InfoPro | CrossEntropy:
     """Return the objective: reconstruction of the input and a task loss; plain cross-entropy in the last block.
 
@@ -56,8 +65,6 @@ def infopro_objective(
     last. None takes the paper's for the nearest number of blocks in `WEIGHTS`. Raises ValueError where nobody said how
     inputs become images.
     """
-    if task not in ("softmax", "contrast"):
-        raise unknown("task", task, ("softmax", "contrast"))
     if spec.index == spec.num_cuts - 1:
         return dgl_objective(spec, aux)
     if spec.pixels is None or not spec.image.is_map:

@@ -1,11 +1,13 @@
 """What the registry knows of a method."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from kit.delayed import Delay
+from kit.errors import unknown
 from kit.objective import HeadSpec, Objective
+from kit.settings import confirm_arguments
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,8 @@ class Method:
     source: str
     end_to_end: bool = False
     """One block for the whole net; the cuts are only watched."""
-    delay: Callable[..., Delay] | None = None
-    """Of nets that one loss at the end trains by gradients that come late: how late, from the options."""
+    delay: Delay | None = None
+    """Of nets that one loss at the end trains by gradients that come late: how late, unless the options say so."""
 
     def build(self, spec: HeadSpec, **options: object) -> Objective:
         """Return the objective of one cut. Raises ValueError for a builder that gives none."""
@@ -35,8 +37,17 @@ class Method:
     def options(self) -> dict[str, object]:
         """The method's options with their defaults."""
         own = list(inspect.signature(self.objective).parameters.values())[1:]
-        late = inspect.signature(self.delay).parameters.values() if self.delay else ()
-        return {p.name: p.default for p in (*own, *late)}
+        late = {name: value for name, value in vars(self.delay).items() if name != "unlocked"} if self.delay else {}
+        return {p.name: p.default for p in own} | late
+
+    def check(self, name: str, options: Mapping[str, object]) -> None:
+        """Raise ValueError for an option that the method, called `name`, does not have, or not with that value."""
+        for option in options:
+            if option not in self.options:
+                raise unknown(f"option of method {name!r}:", option, self.options)
+        confirm_arguments(self.objective, options)
+        if self.delay:
+            replace(self.delay, **{option: options[option] for option in vars(self.delay).keys() & options.keys()})
 
 
 def check_objective(name: str, kind: type) -> None:

@@ -1,13 +1,13 @@
 """PredSim: a classifier, and features as similar as their labels (Nøkland & Eidnes, ICML 2019)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit import heads, losses
 from kit.methods.cross_entropy import greedy_objective
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
+from kit.settings import Portion
 from kit.signal import Signal
 
 
@@ -28,16 +28,14 @@ class PredSim(Objective):
         rows, logits = self.net(h), self.head(h)
         with torch.autocast(h.device.type, enabled=False):
             similarity = losses.invariance(self.gather(rows.float()), self.gather(signal.y), self.num_classes)
-            return {"ce": F.cross_entropy(logits.float(), signal.y), "similarity": similarity}
+            return {"ce": losses.cross_entropy(logits, signal.y), "similarity": similarity}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.head(h)
 
 
-def predsim_objective(spec: HeadSpec, beta: float = 0.99) -> PredSim:
+def predsim_objective(spec: HeadSpec, beta: Portion = 0.99) -> PredSim:
     """Return the objective; `beta` is the share of the similarity loss, the rest is the cross-entropy's."""
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta={beta!r}, but it has to be a share in [0, 1]: of the similarity loss, the rest is CE's")
     return PredSim(greedy_objective(spec).head, heads.similarity_net(spec.shape), spec.num_classes, beta)
 
 

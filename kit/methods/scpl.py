@@ -1,15 +1,15 @@
 """SCPL: samples of one class drawn together in a projection (arXiv 2602.00062)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kit import heads, losses
 from kit.methods.cross_entropy import greedy_objective
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
+from kit.settings import Count, Positive
 from kit.signal import Signal
 
 
@@ -30,18 +30,16 @@ class SCPL(Objective):
         p, logits = self.projector(h), self.head(h.detach())
         with torch.autocast(h.device.type, enabled=False):
             contrast = losses.supervised_contrast(self.gather(p.float()), self.gather(signal.y), self.temperature)
-            return {"contrast": contrast, "ce": F.cross_entropy(logits.float(), signal.y)}
+            return {"contrast": contrast, "ce": losses.cross_entropy(logits, signal.y)}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.head(h)
 
 
 def scpl_objective(
-    spec: HeadSpec, widths: Sequence[int] = (512, 1024), pool: int | None = None, temperature: float = 0.1
+    spec: HeadSpec, widths: heads.Widths = (512, 1024), pool: Count | None = None, temperature: Positive = 0.1
 ) -> SCPL:
     """Return the objective; `pool` and `widths` as for `heads.projector`."""
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature!r}, but it has to be positive; the paper's is 0.1")
     return SCPL(heads.projector(spec.shape, widths, pool), greedy_objective(spec).head, temperature)
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,25 +16,27 @@ from torch.distributed import HashStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import (
-    RendezvousHandler,
     RendezvousInfo,
     RendezvousParameters,
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
+from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from kit.files import temporary_folder
 from kit.methods import lookup
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
-from kit.settings import accept
+from kit.settings import Whole, accept, typed
 from kit.train.config import RunConfig
 from kit.train.record import History
 
 BACKEND = "kit-one-folder"
 
 
-def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **options: object) -> History:
+@typed
+def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: Whole = 0, **options: object) -> History:
     """Train as `kit.run` does, with the blocks spread over processes that work at the same time; return the record.
 
     Each replica of the pipeline has `num_stages` processes; `options` are those of `kit.pipeline.options.Options`. With
@@ -46,17 +47,16 @@ def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: int = 0, **o
     Raises ValueError for settings that cannot be, before anything starts, and PipelineFailed with the rank, the block
     and the reason if a rank fails. No process outlives this call, however it ends.
     """
-    given = Options(**accept("option of launch:", options, Options))
+    given = replace(Options(**accept("option of launch:", options, Options)), register=_home(config.method))
     check_stages(config, num_stages)
-    with tempfile.TemporaryDirectory(prefix="kit-pipeline-") as folder:
-        settings = Path(folder, "config.json")
+    with temporary_folder("kit-pipeline") as folder:
+        settings = folder / "config.json"
         settings.write_text(json.dumps(config.plain()))
-        given = replace(given, register=_home(config.method))
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(given).items() if value is not None]
         # `kit.cpu_allocator` becomes the command that follows it, so the rank is the very process that is watched
         command = ["-m", "kit.cpu_allocator", sys.executable, "-m", "kit.pipeline", str(settings), *flags]
         num_ranks = num_stages * given.num_replicas
-        start_ranks(sys.executable, [*command, "--record", folder], num_ranks, max_restarts, folder)
+        start_ranks(sys.executable, [*command, "--record", str(folder)], num_ranks, max_restarts, str(folder))
         return History.load(folder)
 
 
@@ -106,7 +106,7 @@ def _home(method: str) -> str | None:
     return None if module.startswith("kit.") else module
 
 
-class OneFolder(RendezvousHandler):
+class OneFolder(StaticTCPRendezvous):
     """The rendezvous of one agent with itself: its ranks meet in a file of its folder, and no port is opened.
 
     torchrun's own rendezvous, and every `TCPStore`, listens on all of a machine's addresses and asks nobody who they
@@ -116,31 +116,16 @@ class OneFolder(RendezvousHandler):
     use_agent_store = False
 
     def __init__(self, parameters: RendezvousParameters):
-        self.parameters, self.starts, self.closed = parameters, count(), False
+        super().__init__("127.0.0.1", 0, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
+        self.folder, self.starts = parameters.endpoint, count()
 
     def get_backend(self) -> str:
         return BACKEND
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Name a fresh file for each start of the ranks: in an old one they would find ranks that are gone."""
-        file = os.path.join(self.parameters.endpoint, f"store-{next(self.starts)}")
-        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(os.path.abspath(file), 0))
-
-    def is_closed(self) -> bool:
-        return self.closed
-
-    def set_closed(self) -> None:
-        self.closed = True
-
-    def num_nodes_waiting(self) -> int:
-        return 0
-
-    def get_run_id(self) -> str:
-        return self.parameters.run_id
-
-    def shutdown(self) -> bool:
-        self.closed = True
-        return True
+        file = os.path.abspath(os.path.join(self.folder, f"store-{next(self.starts)}"))
+        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(file, 0))
 
 
 @contextmanager

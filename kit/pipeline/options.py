@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kit.methods import lookup
-from kit.settings import Count, Positive, check
+from kit.settings import Count, NonNegative, Positive, check
 from kit.train.config import RunConfig
 
 
@@ -20,9 +19,10 @@ class Options:
     """Signals that may be under way to the next rank before a rank waits for it."""
     timeout: Positive = 60.0
     """Seconds after which a rank that waits for another gives up."""
+    link_delay: NonNegative = 0.0
+    """Seconds added to each transfer between ranks, as a long line would: for teaching, and for tests."""
     threads: Count | None = None
     """Threads of each rank on the processor; None shares out the processor's cores."""
-
     register: str | None = None
     """A module that registers a method of one's own, for every rank to import."""
 
@@ -60,8 +60,6 @@ def check_stages(config: RunConfig, num_stages: int) -> None:
     most = config.most_blocks
     if config.stagewise:
         raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
-    if lookup(config.method).delay and config.num_blocks > 1:
-        raise ValueError(f"method={config.method!r} sends gradients back, which the pipeline does not yet: use kit.run")
     if num_stages < 1:
         raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
     if num_stages > most:

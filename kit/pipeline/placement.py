@@ -1,13 +1,15 @@
 """Which blocks go to which rank, and where the net is cut, if that takes a measurement."""
 
+import statistics
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.distributed as dist
 
 from kit import seeds
 from kit.data import Data
-from kit.measure.costs import step_seconds
+from kit.measure.costs import clock
 from kit.net import Net
 from kit.pipeline.ranks import all_gather
 from kit.signal import Signal
@@ -48,8 +50,9 @@ def block_seconds(net: Net, data_spec: Data, batch_size: int, repeats: int = 3) 
 
 def step_seconds_by_block(net: Net, signal: Signal, repeats: int) -> list[float]:
     """Return the median seconds of each block's step on that signal."""
-    seconds = []
-    for block in net:
-        seconds.append(step_seconds(block.step, repeats, lambda signal=signal: (signal,)))
-        signal = block.step(signal)
-    return seconds
+    rows = []
+    for _ in range(net.num_filling + repeats):
+        begin = clock()
+        ends = [clock() for _ in net.steps(signal)]
+        rows.append([end - start for start, end in pairwise([begin, *ends])])
+    return [statistics.median(column) for column in zip(*rows[-repeats:], strict=True)]

@@ -18,19 +18,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from kit.data import Data, Split
 from kit.files import folder_lock
 from kit.net import Net
-from kit.pipeline.exceptions import PeerLost, waiting
-from kit.pipeline.network import interface_to
+from kit.pipeline.exceptions import PeerLost
+from kit.pipeline.neighbours import LateReceiver, Mail, Neighbours
 from kit.pipeline.options import MeshRank, Options, check_stages
 from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
+from kit.pipeline.rendezvous import joined
 from kit.pipeline.replicas import Replicas
-from kit.pipeline.transport import Receiver, Sender
+from kit.pipeline.transport import Receiver, Sender, Wire
 from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
 from kit.train.config import RunConfig
 from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
@@ -57,8 +57,11 @@ def main(arguments: list[str] | None = None) -> None:
 def train(config: RunConfig, options: Options, device: torch.device) -> History:
     """Train this rank's blocks, in a process group that exists already, and return the whole run's record."""
     neighbours, here = _agree(config, options), _place(options)
-    mesh = init_device_mesh(device.type, (here.num_replicas, here.num_stages), mesh_dim_names=("data", "pipe"))
-    replicas = Replicas(mesh.get_group("data"), options.statistics) if here.num_replicas > 1 else None
+    replicas = None
+    if here.num_replicas > 1:
+        stages = torch.arange(dist.get_world_size()).view(-1, here.num_stages).T.tolist()
+        group, _ = dist.new_subgroups_by_enumeration(stages, timedelta(seconds=options.timeout))
+        replicas = Replicas(group, options.statistics)
     with _waking(neighbours), folder_lock(config.folder) if here.rank == 0 else nullcontext():
         if here.rank == 0 and config.folder:
             checkpoint.sweep_drafts(config.folder)
@@ -89,12 +92,18 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         shards = shard_sizes(data, split, batch_size, here.num_replicas)
         return [size for shard in shards[start:] if (size := shard[here.replica])]
 
+    late = net[0].delay if net.late else None
+    wires = [Wire(rank, options.timeout, options.link_delay) for rank in (here.rank - 1, here.rank + 1)]
     if here.is_first:
         shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
         source = FromData(net, data, config, shard)
     else:
-        source = Receiver(here.rank - 1, options.depth, net.device, options.timeout, sizes)
-    sink = NOWHERE if here.is_last else Sender(here.rank + 1, options.depth, options.timeout)
+        kind = LateReceiver if late and late.unlocked else Receiver
+        source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes)
+    sink = NOWHERE if here.is_last else Sender(wires[1], options.depth)
+    if late:
+        before, behind = (Mail(wire, net.device) for wire in wires)
+        sink = Neighbours(sink, None if here.is_first else before, None if here.is_last else behind, late.unlocked)
     return {"source": source, "sink": sink}
 
 
@@ -103,7 +112,7 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
         "torchrun … -m kit.pipeline", description="One rank of a pipeline: as many stages as ranks per replica."
     )
     parser.add_argument("config", metavar="CONFIG.json", type=Path, help="settings of kit.RunConfig, as JSON")
-    kinds = {"statistics": str, "register": str, "timeout": float}
+    kinds = {"statistics": str, "register": str, "timeout": float, "link_delay": float}
     for option in fields(Options):
         flag = "--" + option.name.replace("_", "-")
         parser.add_argument(flag, type=kinds.get(option.name, int), default=option.default)
@@ -113,28 +122,6 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
     if given["register"]:
         import_module(given["register"])
     return RunConfig(**settings), Options(**given), record_folder
-
-
-@contextmanager
-def joined(device: torch.device, options: Options) -> Iterator[torch.device]:
-    """Join the other ranks, and give the device to work on: on a machine's GPUs, a rank has its own."""
-    rank, size, address = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["MASTER_ADDR"]
-    timeout = timedelta(seconds=options.timeout)
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if device.index >= torch.cuda.device_count():
-            raise ValueError(f"a rank for GPU {device.index}, but this machine has {torch.cuda.device_count()}")
-        torch.cuda.set_device(device)
-    local = address.startswith("/")  # `launch` has the ranks meet in a file that only this user can read
-    store = {"store": dist.FileStore(address, size), "rank": rank, "world_size": size} if local else {}
-    if interface := interface_to("127.0.0.1" if local else address):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    with waiting("joining the other ranks"):
-        dist.init_process_group(backend, timeout=timeout, **store)
-    yield device
-    dist.destroy_process_group()  # only after success: a rank that failed leaves at once
 
 
 def _leave_with(parent: int) -> None:
@@ -203,6 +190,10 @@ def without_images(spec: dict) -> Data:
 
 def _check_mesh(net: Net, data_spec: Data, config: RunConfig, options: Options, here: MeshRank) -> None:
     check_stages(config, here.num_stages)
+    if net.late and here.num_replicas > 1:
+        raise ValueError(
+            f"num_replicas={here.num_replicas} with {config.method}: late gradients are not averaged; use 1"
+        )
     smallest = min(min(shards) for shards in shard_sizes(data_spec, "train", config.batch_size, here.num_replicas))
     least = 2 if net.uses_batch_statistics and options.statistics == "local" else 1
     if smallest < least:

@@ -1,8 +1,7 @@
 """Who does what in which order: pipeline schedules as lists of integers.
 
-A schedule is one list of `Op` per rank. Letters: K ranks, k a rank, M (micro-)batches, m one of them, V chunks per
-rank; chunk c lives on rank c mod K. Nothing here knows of time: `kit.pipeline.simulate` gives each operation a
-length.
+Letters: K ranks, k a rank, M (micro-)batches, m one of them, V chunks per rank; chunk c lives on rank c mod K, but in
+`v_schedules`. Nothing here knows of time: `kit.pipeline.simulate` gives each operation a length.
 
     decoupled, K=3     rank 0   S0 S1 S2 S3            a step is forward, local loss, backward and update at once;
                        rank 1      S0 S1 S2 S3         no rank ever waits for one behind it
@@ -14,37 +13,31 @@ length.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple
 
-
-class Op(NamedTuple):
-    """One operation: F forward, B backward, I and W its halves (gradient of input, of weights), U update, S step."""
-
-    kind: str
-    chunk: int
-    batch: int
-
-
-Schedule = list[list[Op]]
+from kit.delayed import Delay
+from kit.methods import REGISTRY
+from kit.pipeline.operations import Op, Schedule, check_counts
+from kit.pipeline.v_schedules import dualpipe_v, zb_v
 
 
 def decoupled(num_ranks: int, num_batches: int) -> Schedule:
     """Every block steps on batch after batch; nothing comes back."""
-    _check(num_ranks, num_batches)
+    check_counts(num_ranks, num_batches)
     return [[Op("S", k, m) for m in range(num_batches)] for k in range(num_ranks)]
 
 
 def gpipe(num_ranks: int, num_batches: int) -> Schedule:
     """All forwards, then all backwards, then the update (Huang et al., NeurIPS 2019)."""
-    _check(num_ranks, num_batches)
+    check_counts(num_ranks, num_batches)
     ops = [(kind, m) for kind in "FB" for m in range(num_batches)]
     return [[Op(kind, k, m) for kind, m in ops] + [Op("U", k, 0)] for k in range(num_ranks)]
 
 
 def one_f_one_b(num_ranks: int, num_batches: int) -> Schedule:
     """As many forwards as ranks are behind, then a backward for each forward (PipeDream-flush, 1F1B)."""
-    _check(num_ranks, num_batches)
+    check_counts(num_ranks, num_batches)
     schedule = []
     for k in range(num_ranks):
         forwards = [Op("F", k, m) for m in range(num_batches)]
@@ -55,7 +48,7 @@ def one_f_one_b(num_ranks: int, num_batches: int) -> Schedule:
 
 def interleaved(num_ranks: int, num_batches: int, num_chunks: int = 2) -> Schedule:
     """1F1B over `num_chunks` chunks per rank (Narayanan et al., SC 2021). M has to be a multiple of K."""
-    _check(num_ranks, num_batches)
+    check_counts(num_ranks, num_batches)
     if num_chunks < 1 or num_batches % num_ranks:
         raise ValueError(
             f"num_batches={num_batches}, num_chunks={num_chunks}: interleaving {num_ranks} ranks takes a multiple of "
@@ -78,7 +71,7 @@ def interleaved(num_ranks: int, num_batches: int, num_chunks: int = 2) -> Schedu
 
 def zero_bubble(num_ranks: int, num_batches: int) -> Schedule:
     """1F1B whose weight gradients fill the gaps: rank k puts off k of them (ZB-H1, Qi et al., ICLR 2024)."""
-    _check(num_ranks, num_batches)
+    check_counts(num_ranks, num_batches)
     schedule = []
     for k, ops in enumerate(one_f_one_b(num_ranks, num_batches)):
         row = []
@@ -91,16 +84,36 @@ def zero_bubble(num_ranks: int, num_batches: int) -> Schedule:
     return schedule
 
 
-def delayed(num_ranks: int, num_batches: int) -> Schedule:
-    """Delayed gradients (DDG, FDG): at tick t rank k goes forward on batch t - k and back on batch t - 2(K-1) + k."""
-    _check(num_ranks, num_batches)
+def two_bw(num_ranks: int, num_batches: int) -> Schedule:
+    """1F1B without a flush: an update every K micro-batches, two versions of the weights (PipeDream-2BW, ICML 2021)."""
     schedule = []
-    for k in range(num_ranks):
+    for k, ops in enumerate(one_f_one_b(num_ranks, num_batches)):
         row = []
-        for tick in range(num_batches + 2 * (num_ranks - 1)):
-            forward, back = tick - k, tick - 2 * (num_ranks - 1) + k
-            row += [Op("F", k, forward)] if 0 <= forward < num_batches else []
-            row += [Op("B", k, back), Op("U", k, back)] if 0 <= back < num_batches else []
+        for op in ops[:-1]:
+            row.append(op)
+            if op.kind == "B" and (op.batch + 1) % num_ranks == 0:
+                row.append(Op("U", k, op.batch))
+        schedule.append(row)
+    return schedule
+
+
+def late(delay: Delay, num_ranks: int, num_batches: int) -> Schedule:
+    """Gradients that come ticks late (`kit.delayed`, which runs what this lists), and all that is under way learned."""
+    check_counts(num_ranks, num_batches)
+    back_kind, schedule = "R" if delay.weights == "replayed" else "B", []
+    for k in range(num_ranks):
+        row, is_last = [], k == num_ranks - 1
+        for tick in range(num_batches + 2 * num_ranks):
+            forward, back = delay.turn(tick, k, num_ranks)
+            update = back - 1 if is_last and delay.unlocked else back
+            ahead, behind = [Op("F", k, forward)], [Op("B" if is_last else back_kind, k, back)]
+            if is_last and delay.unlocked:
+                ops = [Op("U", k, update), *ahead, *behind]
+            elif delay.unlocked:
+                ops = [*behind, Op("U", k, update), *ahead]
+            else:
+                ops = [*ahead, *behind, Op("U", k, update)]
+            row += [op for op in ops if 0 <= op.batch < num_batches]
         schedule.append(row)
     return schedule
 
@@ -112,10 +125,15 @@ SCHEDULES: Mapping[str, Callable[..., Schedule]] = MappingProxyType(
         "1f1b": one_f_one_b,
         "interleaved": interleaved,
         "zero-bubble": zero_bubble,
-        "delayed": delayed,
+        "zb-v": zb_v,
+        "dualpipe-v": dualpipe_v,
+        "pipedream-2bw": two_bw,
     }
+    | {name: partial(late, method.delay) for name, method in REGISTRY.items() if method.delay}
 )
-FLOWING = ("decoupled", "delayed")
+TWO_CHUNKS = ("interleaved", "zb-v", "dualpipe-v")
+"""Schedules in which every rank holds two chunks."""
+FLOWING = ("decoupled", "pipedream-2bw", *(name for name, method in REGISTRY.items() if method.delay))
 """Schedules without a flush: whole batches follow each other, and the pipeline fills once per run."""
 
 
@@ -126,8 +144,3 @@ def _alternate(forwards: list[Op], backwards: list[Op], ahead: int) -> list[Op]:
     for i, forward in enumerate(forwards[ahead:]):
         row += [forward, backwards[i]]
     return row + backwards[len(forwards) - ahead :]
-
-
-def _check(num_ranks: int, num_batches: int) -> None:
-    if num_ranks < 1 or num_batches < 1:
-        raise ValueError(f"num_ranks={num_ranks}, num_batches={num_batches}, but both have to be at least 1")

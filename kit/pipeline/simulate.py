@@ -6,13 +6,14 @@ two ranks; operations and transfers always take the same time. Data loading and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from kit.errors import unknown
-from kit.pipeline.schedule import FLOWING, SCHEDULES, Op, Schedule
+from kit.pipeline.operations import Op, Schedule
+from kit.pipeline.schedule import FLOWING, SCHEDULES, TWO_CHUNKS
 
 COLUMNS = ("rank", "kind", "chunk", "batch", "start", "end")
 
@@ -25,17 +26,23 @@ class Costs:
     backward: Sequence[float]
     update: Sequence[float]
     transfer: float = 0.0
+    """Seconds in which a transfer fills its link."""
+    latency: float = 0.0
+    """Seconds that a transfer is under way besides; others may be at the same time."""
+    slowness: Sequence[float] = ()
+    """How many times as long a rank takes, first to last; 1 for those not named."""
 
-    def seconds(self, op: Op) -> float:
-        """Return how long an operation takes. The two halves of a backward take half each."""
+    def seconds(self, op: Op, rank: int) -> float:
+        """Return how long an operation takes on a rank. The two halves of a backward take half each."""
         forward, backward, update = (part[op.chunk] for part in (self.forward, self.backward, self.update))
-        whole = {"F": forward, "B": backward, "I": backward / 2, "W": backward / 2, "U": update}
-        return whole[op.kind] if op.kind != "S" else forward + backward + update
+        half, step = backward / 2, forward + backward + update
+        whole = {"F": forward, "B": backward, "I": half, "W": half, "R": forward + backward, "U": update, "S": step}
+        return whole[op.kind] * (self.slowness[rank] if rank < len(self.slowness) else 1.0)
 
     def split(self, num_micro: int, overhead: float = 0.0) -> Costs:
         """Return the costs of micro-batches of 1/`num_micro`; each forward and each backward has its `overhead`."""
         parts = [[s / num_micro + overhead for s in part] for part in (self.forward, self.backward)]
-        return Costs(forward=parts[0], backward=parts[1], update=self.update, transfer=self.transfer / num_micro)
+        return replace(self, forward=parts[0], backward=parts[1], transfer=self.transfer / num_micro)
 
 
 def even(num_chunks: int, seconds: float, backward: float = 2.0, update: float = 0.1, slowest: float = 1.0) -> Costs:
@@ -55,35 +62,41 @@ def timeline(schedule: Schedule, costs: Costs) -> pd.DataFrame:
     """
     num_ranks, num_chunks = len(schedule), len(costs.forward)
     clock, position, rows = [0.0] * num_ranks, [0] * num_ranks, []
+    home = {op.chunk: k for k, row in enumerate(schedule) for op in row}
+    kinds = {(op.chunk, op.batch, _DIRECTION.get(op.kind)): op.kind for row in schedule for op in row}
     arrivals, links = {}, {}  # when what an operation made is where it is needed; when a link is free again
     while any(position[k] < len(schedule[k]) for k in range(num_ranks)):
         before = len(rows)
         for k in range(num_ranks):
             while position[k] < len(schedule[k]):
                 op = schedule[k][position[k]]
-                needs = _needs(op, num_chunks)
+                needs = _needs(op, num_chunks, kinds)
                 if any(need not in arrivals for need in needs):
                     break
                 start = max([clock[k], *(arrivals[need] for need in needs)])
-                clock[k] = arrivals[op] = start + costs.seconds(op)
+                clock[k] = arrivals[op] = start + costs.seconds(op, k)
                 rows.append((k, *op, start, clock[k]))
                 position[k] += 1
                 to = op.chunk + _DIRECTION.get(op.kind, 0)
-                if 0 <= to < num_chunks and to % num_ranks != k:
-                    link = k, to % num_ranks
-                    arrivals[op] = links[link] = max(clock[k], links.get(link, 0.0)) + costs.transfer
+                if 0 <= to < num_chunks and home.get(to) != k:
+                    link = k, home.get(to)
+                    links[link] = max(clock[k], links.get(link, 0.0)) + costs.transfer
+                    arrivals[op] = links[link] + costs.latency
         if len(rows) == before:
             raise ValueError("the schedule is stuck: every rank waits for another one")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-_DIRECTION = {"F": 1, "S": 1, "B": -1, "I": -1}
+_DIRECTION = {"F": 1, "S": 1, "B": -1, "I": -1, "R": -1}
 
 
-def _needs(op: Op, num_chunks: int) -> list[Op]:
+def _needs(op: Op, num_chunks: int, kinds: Mapping[tuple[int, int, int], str]) -> list[Op]:
     """Return what another chunk has to do before `op`. What its own chunk has to, stands before it in the schedule."""
     needed = op.chunk - _DIRECTION.get(op.kind, 0)
-    return [op._replace(chunk=needed)] if needed != op.chunk and 0 <= needed < num_chunks else []
+    if needed == op.chunk or not 0 <= needed < num_chunks:
+        return []
+    kind = kinds.get((needed, op.batch, _DIRECTION[op.kind]), op.kind)
+    return [Op(kind, needed, op.batch)]
 
 
 def predict(name: str, costs: Costs, num_ranks: int, num_micro: int = 1, overhead: float = 0.0) -> dict[str, float]:
@@ -98,13 +111,17 @@ def predict(name: str, costs: Costs, num_ranks: int, num_micro: int = 1, overhea
         raise unknown("schedule", name, SCHEDULES)
     if len(costs.forward) % num_ranks:
         raise ValueError(f"{len(costs.forward)} chunks cannot be dealt out to {num_ranks} ranks evenly")
-    options = (len(costs.forward) // num_ranks,) if name == "interleaved" else ()
+    num_chunks = len(costs.forward) // num_ranks
+    if num_chunks != 2 and name in TWO_CHUNKS[1:]:
+        raise ValueError(f"{num_chunks} chunks per rank, but {name} takes 2")
+    options = (num_chunks,) if name == "interleaved" else ()
     whole = sum(map(sum, (costs.forward, costs.backward, costs.update)))
     if name in FLOWING:
-        count = 4 * num_ranks + 8
-        table = timeline(SCHEDULES[name](num_ranks, count), costs)
-        last = table[table["kind"] != "F"].groupby("batch")["end"].max()
-        seconds, share = (last[count - 1] - last[count // 2]) / (count - 1 - count // 2), 1.0
+        parts = num_ranks if name == "pipedream-2bw" else 1  # micro-batches of a batch
+        count = parts * (4 * num_ranks + 8)
+        table = timeline(SCHEDULES[name](num_ranks, count), costs.split(parts, overhead if parts > 1 else 0.0))
+        last = table[~table["kind"].isin(["F", "U"])].groupby("batch")["end"].max()
+        seconds, share = (last[count - 1] - last[count // 2 - 1]) * parts / (count - count // 2), 1 / parts
     else:
         table = timeline(SCHEDULES[name](num_ranks, num_micro, *options), costs.split(num_micro, overhead))
         seconds, share = table["end"].max(), 1 / num_micro
@@ -121,7 +138,7 @@ def peak_activations(table: pd.DataFrame) -> list[int]:
     """Return, by rank, the most (micro-)batches of a chunk whose activations a rank keeps at once."""
     peaks = []
     for _, own in table.groupby("rank"):
-        ends = own[own["kind"].isin(["B", "W", "S"])]["end"]
+        ends = own[own["kind"].isin(["B", "R", "W", "S"])]["end"]
         starts = own[own["kind"].isin(["F", "S"])]["start"]
         events = sorted([(time, 0, -1) for time in ends] + [(time, 1, 1) for time in starts])
         level = peak = 0

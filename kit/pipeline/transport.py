@@ -7,8 +7,10 @@ on. Nothing that arrives is unpickled.
 """
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 
@@ -55,13 +57,52 @@ def unpack(layouts: Sequence[Layout], flat: Sequence[Tensor]) -> Signal:
     )
 
 
-class Sender(Nowhere):
-    """Hands signals to rank `to`. At most `depth` are under way; the next waits until the oldest has arrived."""
+def written(layouts: Sequence[Layout]) -> Tensor:
+    """Return the layouts as the bytes that travel."""
+    return torch.frombuffer(bytearray(json.dumps([astuple(layout) for layout in layouts]).encode()), dtype=torch.uint8)
 
-    def __init__(self, to: int, depth: int, timeout: float):
-        self.to, self.depth, self.timeout = to, depth, timedelta(seconds=timeout)
+
+def read(text: Tensor) -> list[Layout]:
+    """Return the layouts that were `written`."""
+    rows = json.loads(text.numpy().tobytes())
+    return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in rows]
+
+
+class Wire:
+    """Sends tensors to rank `to`, in order. With `delay`, so many seconds late, as a long line would: for teaching."""
+
+    def __init__(self, to: int, timeout: float, delay: float = 0.0):
+        self.to, self.timeout, self.delay = to, timedelta(seconds=timeout), delay
+        self.thread = ThreadPoolExecutor(1) if delay else None
+
+    def send(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to send; return what waits until all have arrived. Raises PeerLost if the receiver is gone."""
+        if self.thread is None:
+            works = self._begin(tensors)
+            return lambda: self._finish(works)
+        due = time.monotonic() + self.delay
+        late = self.thread.submit(self._begin, tensors, due)
+        return lambda: self._finish(late.result())
+
+    def _begin(self, tensors: Sequence[Tensor], due: float = 0.0) -> list[dist.Work]:
+        if due:
+            time.sleep(max(0.0, due - time.monotonic()))
+        with waiting(f"sending to rank {self.to}"):
+            return [dist.isend(tensor, self.to) for tensor in tensors]
+
+    def _finish(self, works: Sequence[dist.Work]) -> None:
+        for work in works:
+            with waiting(f"waited {self.timeout.total_seconds():g} s for rank {self.to} to take a signal"):
+                work.wait(self.timeout)
+
+
+class Sender(Nowhere):
+    """Hands signals on. At most `depth` are under way; the next waits until the oldest has arrived."""
+
+    def __init__(self, wire: Wire, depth: int):
+        self.wire, self.depth = wire, depth
         self.told: dict[int, list[Layout]] = {}
-        self.under_way: deque[tuple[list[dist.Work], list[Tensor]]] = deque()
+        self.under_way: deque[Callable[[], None]] = deque()
 
     def put(self, signal: Signal) -> None:
         """Send a signal. Raises PeerLost if the receiver is gone or silent."""
@@ -70,31 +111,17 @@ class Sender(Nowhere):
         if known != layouts:
             raise ValueError(f"signals of one batch size differ, so they cannot travel: {known} and now {layouts}")
         while len(self.under_way) >= self.depth:
-            self._await_oldest()
-        with waiting(f"sending to rank {self.to}"):
-            if known is layouts:
-                self._tell(layouts)
-            self.under_way.append(([dist.isend(data, self.to) for data in flat], flat))
+            self.under_way.popleft()()
+        if known is layouts:
+            text = written(layouts)
+            flat = [torch.tensor([len(text)]), text, *flat]
+        self.under_way.append(self.wire.send(flat))
 
     def drain(self) -> None:
         """End a pass: wait until everything sent has arrived. The next pass tells its shapes anew."""
         while self.under_way:
-            self._await_oldest()
+            self.under_way.popleft()()
         self.told.clear()
-
-    def _tell(self, layouts: Sequence[Layout]) -> None:
-        text = torch.frombuffer(
-            bytearray(json.dumps([astuple(layout) for layout in layouts]).encode()), dtype=torch.uint8
-        )
-        dist.send(torch.tensor([len(text)]), self.to)
-        dist.send(text, self.to)
-
-    def _await_oldest(self) -> None:
-        works, _ = self.under_way[0]
-        for work in works:
-            with waiting(f"waited {self.timeout.total_seconds():g} s for rank {self.to} to take a signal"):
-                work.wait(self.timeout)
-        self.under_way.popleft()
 
 
 class Receiver(Source):
@@ -131,8 +158,7 @@ class Receiver(Source):
             dist.recv(size, self.source)
             text = torch.empty(int(size), dtype=torch.uint8)
             dist.recv(text, self.source)
-        rows = json.loads(text.numpy().tobytes())
-        return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in rows]
+        return read(text)
 
     def _post(self, layouts: list[Layout]) -> tuple[list[Layout], list[dist.Work], list[Tensor]]:
         flat = [layout.empty(self.device) for layout in layouts]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from kit.measure.costs import step_seconds
-from kit.splitting.liveness import Line, tensors
+from kit.splitting.liveness import Line
 from kit.splitting.stage import Stage, stages_between
-from kit.splitting.tracing import same_random_numbers
+from kit.splitting.tracing import Traced, same_random_numbers
 
 BALANCES = {
     "params": "number of parameters",
@@ -23,11 +23,11 @@ BALANCES = {
 
 @same_random_numbers(0)
 def cheapest(
-    name: str, twin: nn.Module, lines: dict[bool, Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor
+    traced: Traced, lines: list[Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor
 ) -> list[str]:
     """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few."""
-    line, between = lines[True], defaultdict(list)
-    layers = [index for index, node in enumerate(line.nodes) if any(_weights(node, tensors(twin, node)))]
+    line, between = lines[0], defaultdict(list)
+    layers = [index for index, node in enumerate(line.nodes) if _num_weights(node, line.tensors(node))]
     for cut in cuts:
         between[bisect_right(layers, line.index[cut])].append(cut)
     # One cut between two layers: the outermost keeps modules whole, and the last leaves norms, activations and pools
@@ -39,34 +39,34 @@ def cheapest(
     ]
     if num_blocks > (most := len(candidates) + 1):
         number = f"{most - 1} cut points with a layer of its own for every block"
-        raise ValueError(f"num_blocks={num_blocks}, but {name} has only {number}; choose 1 to {most}")
+        raise ValueError(f"num_blocks={num_blocks}, but {traced.name} has only {number}; choose 1 to {most}")
     if balance == "time":
-        costs = _seconds(stages_between(twin, lines, candidates), example)
+        costs = _seconds(stages_between(traced.twin, lines, candidates), example)
     else:
-        ends, costs = [line.index[cut] for cut in candidates], [0] * (len(candidates) + 1)
-        for index, cost in enumerate(_costs(twin, line, balance)):
+        ends, costs = [line.index[cut] for cut in candidates], [0] * most
+        for index, cost in enumerate(_costs(line, balance)):
             costs[bisect_left(ends, index)] += cost
     return [candidates[index] for index in balanced(costs, num_blocks)]
 
 
-def _weights(node: fx.Node, held: list[Tensor]) -> list[bool]:
-    """Tell which of the tensors that `node` reads are matrices or kernels.
+def _num_weights(node: fx.Node, held: list[Tensor]) -> int:
+    """Return how many of the tensors that `node` reads are matrices or kernels.
 
     One that is read by itself, not through its layer, may also be a token, a scale or a position: (1, …), (C, 1, 1).
     """
     least = 1 if node.op == "call_module" else 2
-    return [isinstance(t, nn.Parameter) and t.ndim >= 2 and min(t.shape[:2]) >= least for t in held]
+    return sum(isinstance(t, nn.Parameter) and t.ndim >= 2 and min(t.shape[:2]) >= least for t in held)
 
 
-def _costs(root: nn.Module, line: Line, balance: str) -> list[int]:
+def _costs(line: Line, balance: str) -> list[int]:
     """Return what each node costs; a parameter counts where it is first used."""
     if balance == "memory":
         return [line.bytes[node] for node in line.nodes]
     seen, costs = set(), []
     for node in line.nodes:
-        new = [t for t in tensors(root, node) if isinstance(t, nn.Parameter) and id(t) not in seen]
+        new = [t for t in line.tensors(node) if isinstance(t, nn.Parameter) and id(t) not in seen]
         seen.update(map(id, new))
-        costs.append(sum(_weights(node, new)) if balance == "layers" else sum(t.numel() for t in new))
+        costs.append(_num_weights(node, new) if balance == "layers" else sum(t.numel() for t in new))
     return costs
 
 
@@ -95,22 +95,20 @@ def balanced(costs: list[float], num_blocks: int) -> list[int]:
     Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one.
     """
     total = [0, *accumulate(costs)]
-    bounds = total  # for each item, the least possible largest cost of so many runs up to it
+    largest = total  # for each item, the least possible largest cost of so many runs up to it
     for _ in range(num_blocks - 1):
-        bounds = [min(max(bounds[i], total[j] - total[i]) for i in range(j + 1)) for j in range(len(total))]
+        largest = [min(max(largest[i], total[j] - total[i]) for i in range(j + 1)) for j in range(len(total))]
     best = {0: (0, [])}  # for each item so many runs can end before: the least sum of squares, and the runs' last items
     for _ in range(num_blocks):
         longer = {}
         for end in range(1, len(total)):
-            squares = {
-                start: known + (total[end] - total[start]) ** 2
-                for start, (known, _) in best.items()
-                if start < end and total[end] - total[start] <= bounds[-1]
-            }
-            if squares:
-                start = min(
-                    squares, key=lambda start, squares=squares: (squares[start], -start)
-                )  # the shorter at a tie
-                longer[end] = squares[start], [*best[start][1], end - 1]
+            found = [
+                (squares + (total[end] - total[start]) ** 2, -start, [*lasts, end - 1])
+                for start, (squares, lasts) in best.items()
+                if start < end and total[end] - total[start] <= largest[-1]
+            ]
+            if found:
+                squares, _, lasts = min(found)  # the shorter last run at a tie
+                longer[end] = squares, lasts
         best = longer
     return best[len(costs)][1][:-1]

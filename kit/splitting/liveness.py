@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from kit.measure.costs import saved_bytes
-from kit.splitting.tracing import Traced, copied, held, same_random_numbers
+from kit.measure.costs import SavedBytes, copied, held, meta
+from kit.splitting.tracing import Traced, same_random_numbers
 
 
 class Line(fx.Interpreter):
@@ -17,9 +17,8 @@ class Line(fx.Interpreter):
 
     def __init__(self, root: nn.Module, graph: fx.Graph, example: Tensor):
         super().__init__(root.eval(), garbage_collect_values=False, graph=graph)  # batch norm takes one row in eval
-        self.versions, self.bytes = {}, {}
-        with saved_bytes() as self.saved:
-            self.saved.ignore(held(root))
+        self.versions, self.bytes, self.saved = {}, {}, SavedBytes(held(root))
+        with torch.enable_grad(), self.saved:
             self.run(example)
         self.nodes = [node for node in graph.nodes if node.op != "output"]
         self.result = graph.output_node().args[0]
@@ -48,6 +47,13 @@ class Line(fx.Interpreter):
                 carried[node.meta["path"]] = live[0]
         return carried
 
+    def tensors(self, node: fx.Node) -> list[Tensor]:
+        """Return the parameters and buffers that the node itself reads."""
+        if node.op == "call_module":
+            layer = self.fetch_attr(node.target)
+            return [*layer.parameters(), *layer.buffers()]
+        return [self.fetch_attr(node.target)] if node.op == "get_attr" else []
+
     def name_of(self, path: str) -> str:
         """Return the outermost module that ends with the node at `path`, else `path`."""
         index = self.index[path]
@@ -59,15 +65,13 @@ def _enclosing(node: fx.Node) -> list[str]:
     return list(accumulate(node.meta["path"].split("."), "{}.{}".format))
 
 
-def _line(twin: nn.Module, graph: fx.Graph, example: Tensor) -> Line:
-    def meta(tensor: Tensor) -> Tensor:  # shapes tell it all, and cost no time
-        return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
-
+def _lines(traced: Traced, example: Tensor) -> list[Line]:
     try:
-        try:
-            return Line(copied(twin, meta), graph, meta(example))
+        try:  # shapes tell it all, and cost no time
+            root = copied(traced.twin, meta)
+            return [Line(root, graph, meta(example)) for graph in traced.graphs]
         except Exception:  # an operation without a meta kernel, a shape that depends on values, or a wrong example
-            return Line(twin, graph, example.clone())  # the model may overwrite it
+            return [Line(traced.twin, graph, example.clone()) for graph in traced.graphs]  # which it may overwrite
     except Exception as error:
         given = f"the example of shape {tuple(example.shape)} and {example.dtype}"
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -75,18 +79,9 @@ def _line(twin: nn.Module, graph: fx.Graph, example: Tensor) -> Line:
         raise ValueError(f"the traced model does not run on {given}: {reason}. {advice}") from error
 
 
-def tensors(root: nn.Module, node: fx.Node) -> list[Tensor]:
-    """Return the parameters and buffers that the node itself reads."""
-    if node.op == "call_module":
-        module = root.get_submodule(node.target)
-        return [*module.parameters(), *module.buffers()]
-    parent, _, name = str(node.target).rpartition(".")
-    return [getattr(root.get_submodule(parent), name)] if node.op == "get_attr" else []
-
-
 @same_random_numbers(0)
-def find_cuts(traced: Traced, example: Tensor) -> tuple[dict[bool, Line], list[str]]:
-    """Return both modes' lines, and the paths of the nodes behind which both can be cut, in order of execution.
+def find_cuts(traced: Traced, example: Tensor) -> tuple[list[Line], list[str]]:
+    """Return a line for each of the graphs, and the paths of the nodes behind which both modes can be cut, in order.
 
     There one floating tensor (B, …) is live, later layers do not overwrite it, and no parameter or buffer is used on
     both sides. Raises ValueError for a model that does not take `example` or returns anything else than one tensor.
@@ -94,31 +89,29 @@ def find_cuts(traced: Traced, example: Tensor) -> tuple[dict[bool, Line], list[s
     if not isinstance(example, Tensor) or example.ndim == 0 or len(example) == 0:
         given = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__
         raise ValueError(f"example={given}, expected one batch as a tensor (B, …) with B ≥ 1")
-    graphs = traced.graphs
-    train = _line(traced.twin, graphs[True], example)
-    other = train if graphs[True] is graphs[False] else _line(traced.twin, graphs[False], example)
-    for line in (train, other):
+    lines = _lines(traced, example)
+    for line in lines:
         if not isinstance(line.result, fx.Node) or not isinstance(line.env[line.result], Tensor):
             way_out = "Switch its auxiliary outputs off, or wrap it in a module that returns the one to learn from"
             raise ValueError(f"the model returns several values, expected one tensor. {way_out}")
+    training, evaluation = lines[0], lines[-1]
     cuts, reached = [], -1
-    for path in train.carried:
-        if path in other.carried and other.index[path] > reached:  # both modes pass the cuts in one order
+    for path in training.carried:
+        if path in evaluation.carried and evaluation.index[path] > reached:  # both modes pass the cuts in one order
             cuts.append(path)
-            reached = other.index[path]
-    lines = {True: train, False: other}
-    shared = _shared(traced.root, lines, cuts)
+            reached = evaluation.index[path]
+    shared = _shared(lines, cuts)
     return lines, [cut for number, cut in enumerate(cuts) if number not in shared]
 
 
-def _shared(root: nn.Module, lines: dict[bool, Line], cuts: list[str]) -> set[int]:
+def _shared(lines: list[Line], cuts: list[str]) -> set[int]:
     """Return the numbers of cuts with a parameter or buffer that is used before and behind them."""
     sides = defaultdict(set)
-    for line in lines.values():
+    for line in lines:
         bounds = [line.index[cut] for cut in cuts]
         side = {node: bisect_left(bounds, index) for index, node in enumerate(line.nodes)}
         for node in line.nodes:
             readers = node.users if node.op == "get_attr" else [node]
-            for tensor in tensors(root, node):
+            for tensor in line.tensors(node):
                 sides[id(tensor)].update(side.get(reader, len(cuts)) for reader in readers)
     return {cut for parts in sides.values() for cut in range(min(parts), max(parts))}

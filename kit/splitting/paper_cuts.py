@@ -50,6 +50,8 @@ def find(cuts: str | Sequence[str], backbone: str, num_blocks: int) -> tuple[str
     name is a balance. Raises ValueError for InfoPro's cuts of a model or K that the paper does not cut.
     """
     if not isinstance(cuts, str):
+        if len(cuts) + 1 != num_blocks:
+            raise ValueError(f"cuts={list(cuts)} make {len(cuts) + 1} blocks, but num_blocks={num_blocks}")
         return "params", list(cuts)
     case = backbone, num_blocks
     if cuts not in NAMED_CUTS:

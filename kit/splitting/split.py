@@ -1,20 +1,30 @@
 """Cut any traceable model into stages that compose to it and share its tensors."""
 
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from kit.errors import unknown
+from kit.settings import typed
 from kit.splitting.balance import BALANCES, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
-from kit.splitting.verify import verify
+from kit.splitting.verify import check_stages
 
 __all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
 
+CutPoints = Annotated[Sequence[object], Field(description="a list of cut points, such as ['layer1']")]
+
+
+@typed
 def split(
-    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: list[str] | None = None
-) -> list[nn.Module]:
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str = "params", at: CutPoints | None = None,
+    verify: bool = True,
+) -> list[nn.Module]:  # fmt: skip
     """Cut `model` into `num_blocks` stages, each (B, …) → (B, …), that compose to it and share its tensors.
 
     `example` (B, …) is one batch as the model takes it. The cuts minimise the largest stage cost in terms of `balance`
@@ -24,49 +34,52 @@ def split(
     None or `len(at) + 1`. One block is the model itself, which then need not be traceable. A parameter that the
     forward pass never reads is in no stage. The model stays as it was: whatever runs, runs on a copy.
 
+    `verify=False` skips the comparison of the stages with the model, which takes a few forward and backward passes: for
+    large models whose cuts are known to be right.
+
     Raises ValueError for a model that cannot be traced, returns several values, has too few cut points or gives other
     outputs, gradients or buffers than its stages; for a name in `at` that is unknown, out of order or no cut point.
     """
     traced, lines, cuts = _cut(model, num_blocks, example, balance, at)
     if not cuts:
         return [model]
-    verify(type(model).__name__, traced, stages_between(traced.twin, lines, cuts), example)
+    if verify:
+        check_stages(traced, stages_between(traced.twin, lines, cuts), example)
     return stages_between(traced.root, lines, cuts)
 
 
 def choose_cuts(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
     """Return the points where `split` would cut, to be cut at again with `at`; measured times vary."""
     _, lines, cuts = _cut(model, num_blocks, example, balance, None)
-    return [lines[True].name_of(cut) for cut in cuts]
+    return [lines[0].name_of(cut) for cut in cuts]
 
 
+@typed
 def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     """Return the names of all points where `split(…, at=[…])` can cut `model`, in order of execution.
 
     A point is named by the outermost module that ends there (`layer1`, `features.8`) or else by the operation
     (`layer1.add`). Raises ValueError as `split` does, but does not compare stages with the model.
     """
-    lines, cuts = find_cuts(trace(model), example)
-    return _names(lines[True], cuts)
+    (line, *_), cuts = find_cuts(trace(model), example)
+    return _names(line, cuts)
 
 
 def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None) -> tuple:
     """Return the traced model, its lines and the chosen cuts, of which one block has none."""
     if balance not in BALANCES:
         raise unknown("balance", balance, BALANCES)
-    if isinstance(at, str):
-        raise ValueError(f"at={at!r}, expected a list of cut points, such as [{at!r}]")
     if at is not None and num_blocks not in (None, len(at) + 1):
         raise ValueError(f"num_blocks={num_blocks}, but at={at} makes {len(at) + 1} blocks; give one of the two")
-    if at is None and (not isinstance(num_blocks, int) or isinstance(num_blocks, bool) or num_blocks < 1):
+    if at is None and (num_blocks is None or num_blocks < 1):
         raise ValueError(f"num_blocks={num_blocks!r}, expected an integer of at least 1, or None with at=[…]")
     if num_blocks == 1 or at is not None and not len(at):
-        return None, {}, []  # the model need not be traceable
+        return None, [], []  # the model need not be traceable
     traced = trace(model)
     lines, cuts = find_cuts(traced, example)
-    if at is not None:
-        return traced, lines, _named(lines[True], cuts, at)
-    return traced, lines, cheapest(type(model).__name__, traced.twin, lines, cuts, num_blocks, balance, example)
+    if at is None:
+        return traced, lines, cheapest(traced, lines, cuts, num_blocks, balance, example)
+    return traced, lines, _named(lines[0], cuts, at)
 
 
 def _names(line: Line, cuts: list[str]) -> list[str]:

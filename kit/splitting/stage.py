@@ -4,9 +4,11 @@ import copy
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, fx, nn
+from torch.fx.graph_module import _copy_attr
 
+from kit.measure.costs import held
 from kit.splitting.liveness import Line
-from kit.splitting.tracing import held, trace
+from kit.splitting.tracing import Traced, trace
 
 
 class Stage(nn.Module):
@@ -16,15 +18,11 @@ class Stage(nn.Module):
     than in evaluation, `train()` and `eval()` choose between the two as in the model itself.
     """
 
-    def __init__(self, root: nn.Module, graphs: dict[bool, fx.Graph]):
+    def __init__(self, root: nn.Module, graphs: Sequence[fx.Graph]):
         super().__init__()
-        both = fx.Graph()
-        for node in (node for graph in graphs.values() for node in graph.nodes):
+        for node in (node for graph in graphs for node in graph.nodes):
             if node.op in ("call_module", "get_attr"):
-                both.create_node(node.op, node.target)
-        own = fx.GraphModule(root, both)  # takes from `root` what either graph names, each under its path
-        for kind in ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set"):
-            vars(self)[kind].update(vars(own)[kind])
+                _copy_attr(root, self, node.target)
         for part in self.modules():
             if type(part) is nn.Module:  # made by fx to hold what lies deeper
                 part.training = root.training
@@ -33,23 +31,22 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the nodes of the current mode on `x` (B, …)."""
-        return self._forwards[self.training](self, x)
+        return self._forwards[0 if self.training else -1](self, x)
 
     def _compile(self) -> None:
-        self._forwards = {mode: type(fx.GraphModule(self, graph)).forward for mode, graph in self._graphs.items()}
+        self._forwards = [type(fx.GraphModule(self, graph)).forward for graph in self._graphs]
 
     def __getstate__(self) -> dict:  # functions made of graphs cannot be pickled; graphs can
-        return {name: value for name, value in self.__dict__.items() if name != "_forwards"}
+        return {name: value for name, value in vars(self).items() if name != "_forwards"}
 
     def __setstate__(self, state: dict) -> None:
         super().__setstate__(state)
         self._compile()
 
 
-def stages_between(root: nn.Module, lines: dict[bool, Line], cuts: Sequence[str]) -> list[Stage]:
+def stages_between(root: nn.Module, lines: Sequence[Line], cuts: Sequence[str]) -> list[Stage]:
     """Return the stages that `cuts`, in order of execution, make of the model in `root`."""
-    parts = {id(line): list(_segments(line, cuts)) for line in lines.values()}
-    return [Stage(root, {mode: parts[id(line)][k] for mode, line in lines.items()}) for k in range(len(cuts) + 1)]
+    return [Stage(root, graphs) for graphs in zip(*(_segments(line, cuts) for line in lines), strict=True)]
 
 
 def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
@@ -74,15 +71,13 @@ def split_classifier(stage: nn.Module, num_classes: int) -> tuple[nn.Module, nn.
     right before it goes along. The trunk runs the stage's own forward without the two. Where a trace shows no such
     Linear, or not all that `stage` does, the answer is `(stage, None)`. `stage` itself stays as it is.
     """
-    if isinstance(stage, nn.Linear):
-        return (nn.Identity(), stage) if stage.out_features == num_classes else (stage, None)
     try:
-        root, _, graphs, doubtful = (stage, None, stage._graphs, False) if isinstance(stage, Stage) else trace(stage)
+        traced = Traced(stage, stage, stage._graphs) if isinstance(stage, Stage) else trace(stage)
     except ValueError:
-        doubtful = True
-    tails = [[]] if doubtful else [_tail(root, graph) for graph in graphs.values()]
-    layers = [root.get_submodule(name) for name in tails[0]]
-    if not layers or tails[0] != tails[-1] or layers[-1].out_features != num_classes:
+        return stage, None
+    tails = [_tail(traced.root, graph) for graph in traced.graphs]
+    layers = [traced.root.get_submodule(name) for name in tails[0]]
+    if traced.doubtful or not layers or tails[0] != tails[-1] or layers[-1].out_features != num_classes:
         return stage, None
     kept = [*held(stage), *(part for part in stage.modules() if not [*part.children()])]
     trunk = copy.deepcopy(stage, {id(part): part for part in kept} | {id(layer): nn.Identity() for layer in layers})

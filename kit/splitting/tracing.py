@@ -4,7 +4,7 @@ import copy
 import math
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
+
+from kit.measure.costs import copied
 
 WAY_OUT = "Hand over your own list of stages, or use num_blocks=1"
 
@@ -21,8 +23,9 @@ class Traced(NamedTuple):
 
     root: nn.Module  # the model's own layers and tensors, and the constants that its forward made while traced
     twin: nn.Module  # the same of a copy; called, it runs the copy. What has to run to become known runs here
-    graphs: dict[bool, fx.Graph]  # in training mode (True) and in evaluation mode (False): one object if they agree
-    doubtful: bool  # operations stood under torch.no_grad() or autocast, which a graph does not hold
+    graphs: list[fx.Graph]  # in training and in evaluation mode, or one if they agree
+    doubtful: bool = False  # operations stood under torch.no_grad() or autocast, which a graph does not hold
+    name: str = ""  # of the model's class
 
 
 @contextmanager
@@ -82,30 +85,30 @@ def trace(model: nn.Module) -> Traced:
     Raises ValueError if torch.fx cannot follow the forward pass, or if that sets attributes or draws random numbers
     outside of layers, which a graph would not do again.
     """
-    tracers, graphs, habits = {True: _Tracer(), False: _Tracer()}, {}, set()
+    name, graphs, habits, doubtful = type(model).__name__, [], set(), False
     try:
-        alone = copied(nn.Sequential(model), _clone)  # calls it with its input alone: other arguments have defaults
-        for mode, tracer in tracers.items():
-            before, drawn = _attributes(alone.train(mode)[0]), _random_states()
-            graphs[mode] = tracer.trace(alone)
-            after = _attributes(alone[0])
-            habits |= {f"sets {name!r}" for name in before | after if before.get(name) != after.get(name)}
+        alone = copied(nn.Sequential(model), Tensor.clone)  # calls it with the input alone: others have defaults
+        for mode in (True, False):
+            tracer, before, drawn = _Tracer(), _attributes(alone.train(mode)[0]), _random_states()
+            graphs.append(tracer.trace(alone))
+            after, doubtful = _attributes(alone[0]), doubtful or tracer.doubtful
+            habits |= {f"sets {path!r}" for path in before | after if before.get(path) != after.get(path)}
             habits |= {"draws random numbers outside of layers"} if _random_states() != drawn else set()
     except Exception as error:  # whatever the model's own forward raises on symbolic values
         reason = f"torch.fx cannot trace it ({type(error).__name__}: {error}). Keep data-dependent Python out of it"
-        raise ValueError(f"{type(model).__name__} cannot be cut: {reason}. {WAY_OUT}") from error
+        raise ValueError(f"{name} cannot be cut: {reason}. {WAY_OUT}") from error
     if habits:
         reason = f"its forward pass {' and '.join(sorted(habits))}, which stages traced from it would not do"
-        raise ValueError(f"{type(model).__name__} cannot be cut: {reason}. {WAY_OUT}")
-    for graph in graphs.values():
+        raise ValueError(f"{name} cannot be cut: {reason}. {WAY_OUT}")
+    for graph in graphs:
         order = {node: index for index, node in enumerate(graph.nodes)}
         for node in order:
             if node.op == "get_attr" and node.users:  # read where it is used, or the stage before would have to read it
                 min(node.users, key=order.get).prepend(node)
-    if str(graphs[True]) == str(graphs[False]):
-        graphs[False] = graphs[True]
+    if str(graphs[0]) == str(graphs[1]):
+        graphs.pop()
     made = {name: value for name, value in vars(alone).items() if isinstance(value, Tensor)}
-    return Traced(_root(model, made), _root(alone[0], made), graphs, any(t.doubtful for t in tracers.values()))
+    return Traced(_root(model, made), _root(alone[0], made), graphs, doubtful, name)
 
 
 def _root(model: nn.Module, made: dict[str, Tensor]) -> nn.Module:
@@ -114,22 +117,6 @@ def _root(model: nn.Module, made: dict[str, Tensor]) -> nn.Module:
     unsaved = model._non_persistent_buffers_set | made.keys()
     vars(root).update(made, training=model.training, _non_persistent_buffers_set=unsaved)
     return root
-
-
-def held(module: nn.Module) -> list[Tensor]:
-    """Return the tensors in `module`, each once: parameters, buffers, and others in attributes or lists of them."""
-    leaves = [leaf for part in module.modules() for leaf in tree_leaves(vars(part))]
-    return list({id(leaf): leaf for leaf in leaves if isinstance(leaf, Tensor)}.values())
-
-
-def copied(module: nn.Module, swap: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Return a deep copy of `module` that holds `swap(tensor)` for each tensor; one used twice still is."""
-    return copy.deepcopy(module, {id(tensor): swap(tensor) for tensor in held(module)})
-
-
-def _clone(tensor: Tensor) -> Tensor:
-    own = tensor.detach().clone()  # deepcopy would copy gradients too, and refuse what was computed, as weight norm's
-    return nn.Parameter(own, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else own
 
 
 def _attributes(model: nn.Module) -> dict[str, list]:

@@ -8,16 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
-from kit.splitting.tracing import WAY_OUT, Traced, held, same_random_numbers
+from kit.measure.costs import held
+from kit.splitting.tracing import WAY_OUT, Traced, same_random_numbers
 
 
-def verify(name: str, traced: Traced, stages: Sequence[nn.Module], example: Tensor) -> None:
-    """Raise ValueError unless `stages`, made of `traced.twin`, compute what the model called `name` does.
+def check_stages(traced: Traced, stages: Sequence[nn.Module], example: Tensor) -> None:
+    """Raise ValueError unless `stages`, made of `traced.twin`, compute what the model does.
 
     Both get a few rows of `example`, then of other values. Tensors without data are not compared: for them, what a
     graph does not hold is refused at once.
     """
-    twin, causes = traced.twin, "draws random numbers, branches on data, keeps a state or has a train() of its own"
+    name, twin = traced.name, traced.twin
+    causes = "draws random numbers, branches on data, keeps a state or has a train() of its own"
     causes = "uses torch.no_grad() or autocast" if traced.doubtful else causes
     why = f"Its forward pass {causes}, which torch.fx does not trace. {WAY_OUT}"
     if any(tensor.is_meta or is_fake(tensor) for tensor in [example, *held(twin)]):

@@ -12,6 +12,7 @@ from kit.data import Data, load_data
 from kit.files import folder_lock
 from kit.methods import decouple
 from kit.net import Net
+from kit.settings import typed
 from kit.splitting import paper_cuts
 from kit.splitting.split import choose_cuts, split
 from kit.train import checkpoint
@@ -26,6 +27,7 @@ Model = nn.Module | Sequence[nn.Module] | None
 """A model of one's own, whole or as the stages that it is cut into; None takes the config's backbone."""
 
 
+@typed
 def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None, model: Model = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
@@ -48,26 +50,14 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
     examples = {name: torch.zeros(2, *shape, device=device) for name, shape in examples.items()}
     cuts = measured_cuts(config, loaded, model) if cuts is None else list(cuts)
     balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
-    whole = _model(config, loaded, model)
-    if isinstance(model, list | tuple):
-        stages = list(whole)
-    else:
-        stages = split(whole, config.num_blocks, examples["x"], balance=balance, at=cuts or at)
+    whole, given = _model(config, loaded, model), isinstance(model, list | tuple)
+    stages = list(whole) if given else split(whole, config.num_blocks, examples["x"], balance, cuts or at)
     if len(stages) != config.num_blocks:
         raise ValueError(f"model has {len(stages)} stages, but num_blocks={config.num_blocks}: give {len(stages)}")
-    net = decouple(
-        stages,
-        config.method,
-        loaded.num_classes,
-        examples,
-        config.context,
-        config,
-        precision=config.precision,
-        seed=config.seed,
-        pixels=loaded.denormalize,
-        start=config.growth and config.growth.start,
-        **config.options,
-    )
+    options = {"precision": config.precision, "seed": config.seed, "pixels": loaded.denormalize}
+    start = config.growth and config.growth.start
+    classes, context = loaded.num_classes, config.context
+    net = decouple(stages, config.method, classes, examples, context, config, start=start, **options, **config.options)
     origin = config.net_content() | {"fingerprint": net_fingerprint(net)}
     net.cuts, net.origin = cuts, origin if model is None else None
     return net
@@ -80,9 +70,7 @@ def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[
     if config.folder and (path := checkpoint.latest(config.folder)):
         return checkpoint.load(path, ["run"])[0]["cuts"]
     example = torch.zeros(min(config.batch_size, 32), *loaded.shape, device=config.resolved_device())
-    return choose_cuts(
-        _model(config, loaded) if model is None else model.to(example.device), config.num_blocks, example, "time"
-    )
+    return choose_cuts(_model(config, loaded, model), config.num_blocks, example, "time")
 
 
 def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
@@ -90,15 +78,16 @@ def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
     if own is not None:
         model = nn.ModuleList(own) if isinstance(own, list | tuple) else own
         return deepcopy(model).to(config.resolved_device())
-    channels, *_, side = *loaded.shape, 1 if len(loaded.shape) == 1 else loaded.shape[-1]
     if len(loaded.shape) == 1 and config.backbone != "mlp":
         raise ValueError(f"backbone={config.backbone!r} reads images, and {loaded.name} has rows of numbers: take mlp")
+    channels, *_, side = loaded.shape if len(loaded.shape) > 1 else (*loaded.shape, 1)
     with seeds.seeded(config.seed, "backbone"):
         options = dict(config.backbone_options)
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options)
     return model.to(config.resolved_device())
 
 
+@typed
 def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
     """Train `net` on `loaded` and return the record. Uses the config's training settings and its folder.
 
@@ -113,23 +102,20 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
         if config.folder:
             checkpoint.sweep_drafts(config.folder)
         source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
-        with source:
-            return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
+        return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 
 
 def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
     """Raise ValueError for a net, data and settings that cannot train together."""
     if loaded.num_classes != net.num_classes:
         raise ValueError(f"{loaded.name} has {loaded.num_classes} classes, but the net answers {net.num_classes}")
-    for name in ("train", "val", "test"):
-        labels = getattr(loaded, name).labels
-        if len(labels) == 0:
+    for name, part in loaded.splits.items():
+        if len(part) == 0:
             raise ValueError(f"the {name} split of {loaded.name} is empty: raise limit or val_fraction")
-        for label in (labels.min().item(), labels.max().item()):
+        for label in map(int, part.labels.aminmax()):
             if not 0 <= label < net.num_classes:
-                raise ValueError(
-                    f"label {label} in the {name} split of {loaded.name}: labels have to be 0 to {net.num_classes - 1}"
-                )
+                where = f"in the {name} split of {loaded.name}"
+                raise ValueError(f"label {label} {where}: labels have to be 0 to {net.num_classes - 1}")
     asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
     for view in sorted(asked - set(loaded.views)):
         beside = ", ".join(loaded.views) or "nothing"

@@ -31,7 +31,26 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
     """
     home = folder / "checkpoint"
     draft, final, kind = home / f".{name}", home / name, name.partition("-")[0]
-    failure = None
+    told = ranks.gather([_write(draft, states), list(states)], "writing a checkpoint")
+    failure = next((f" by rank {rank} ({why})" for rank, (why, _) in enumerate(told) if why), "")
+    if ranks.is_main:
+        lost = [key for _, keys in told for key in keys if not (draft / f"{key}.pt").exists()]
+        if lost and not failure:
+            failure = f": {', '.join(lost)} went elsewhere. Give a folder that all hosts share"
+        if failure or final.exists():  # made anew after a kill, so it is there already, with the same bits
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.rename(final)
+        _remove_older(folder, kind)
+    failure = ranks.gather(failure, "putting a checkpoint in place")[0]  # nobody begins the next before it is there
+    if failure:
+        before = latest(folder, kind)
+        kept = f"the last complete one is {before}" if before else "there is none before it"
+        raise OSError(f"the checkpoint {final} could not be written{failure}; {kept}")
+
+
+def _write(draft: Path, states: Mapping[str, Mapping]) -> str | None:
+    """Write a file for each state, and return why that failed, if it did."""
     try:
         draft.mkdir(parents=True, exist_ok=True)
         for key, state in states.items():
@@ -39,22 +58,13 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
                 torch.save({"format": FORMAT, **state}, file)
                 os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # the archive's writer turns a full disk into a RuntimeError
-        failure = _why(error, home)
-    failures = {rank: why for rank, why in enumerate(ranks.gather(failure, "writing a checkpoint")) if why}
-    if ranks.is_main and failures:
-        shutil.rmtree(draft, ignore_errors=True)
-    if failures:
-        rank, why = next(iter(failures.items()))
-        before = latest(folder, kind)
-        kept = f"the last complete one is {before}" if before else "there is none before it"
-        raise OSError(f"the checkpoint {final} could not be written by rank {rank} ({why}); {kept}")
-    if ranks.is_main:
-        if final.exists():  # of a run that was killed right after: this one was made anew, with the same bits
-            shutil.rmtree(final)
-        draft.rename(final)
-        for old in _complete(folder, kind)[:-1]:
-            shutil.rmtree(old)
-    ranks.gather(None, "putting a checkpoint in place")  # nobody begins the next before this one is in place
+        return getattr(error, "strerror", None) or "the system did not take all of it; is the disk full?"
+    return None
+
+
+def _remove_older(folder: Path, kind: str) -> None:
+    for old in _complete(folder, kind)[:-1]:
+        shutil.rmtree(old)
 
 
 def load(path: Path, keys: Iterable[str], device: torch.device | str = "cpu") -> list[dict]:
@@ -95,9 +105,11 @@ def weights(folder: str | os.PathLike, kind: str = "best") -> dict[str, Tensor]:
 
 
 def sweep_drafts(folder: Path) -> None:
-    """Remove checkpoints that killed processes left half written."""
+    """Remove checkpoints that killed processes left half written or half removed."""
     for draft in (folder / "checkpoint").glob(".*-*"):
         shutil.rmtree(draft)
+    for kind in ("step", "best"):
+        _remove_older(folder, kind)
 
 
 def check_identity(path: Path, identity: Mapping, saved: Mapping) -> None:
@@ -110,10 +122,3 @@ def check_identity(path: Path, identity: Mapping, saved: Mapping) -> None:
 
 def _complete(folder: Path, kind: str) -> list[Path]:
     return sorted((folder / "checkpoint").glob(f"{kind}-*"))
-
-
-def _why(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    free = shutil.disk_usage(folder).free if folder.exists() else 0
-    return f"{free / 2**20:.0f} MiB are free there; {str(error).splitlines()[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from kit import context, growth, methods
 from kit.backbones import BACKBONES, backbone_names
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
-from kit.data.data_settings import DataSettings
+from kit.data.loading import DataSettings
 from kit.errors import unknown
 from kit.settings import Count, Positive, Whole
 from kit.splitting import paper_cuts
@@ -27,8 +28,10 @@ CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
 """Settings that say where things are and how often they are kept, and change no number."""
 
-_OF_THE_NET = ("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context",
-               "optimizer", "lr", "weight_decay", "momentum", "nesterov", "precision", "device", "seed")  # fmt: skip
+_OF_THE_NET = (
+    *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context"),
+    *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "precision", "device", "seed"),
+)
 
 
 def _known_backbone(name: str) -> str:
@@ -41,7 +44,7 @@ def _known_backbone(name: str) -> str:
 class RunConfig(DataSettings, OptimizerSettings):
     """One training run: data, model, method, optimizer, training, and where its record goes.
 
-    The settings of the data and of the optimizer are `kit.data.data_settings.DataSettings` and
+    The settings of the data and of the optimizer are `kit.data.loading.DataSettings` and
     `kit.compute.optimizers.OptimizerSettings`. Raises ValueError for settings that cannot be.
     """
 
@@ -150,10 +153,9 @@ class RunConfig(DataSettings, OptimizerSettings):
         """The device itself, with `auto` decided. Raises ValueError for one that is not there."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N") from error
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N")
+        device = torch.device(self.device)
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ValueError(
                 f"device={self.device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs here: take auto"
@@ -170,4 +172,4 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     def net_content(self) -> dict:
         """Return the settings that decide what net is built."""
-        return {name: self.plain()[name] for name in _OF_THE_NET}
+        return {name: value for name, value in self.plain().items() if name in _OF_THE_NET}

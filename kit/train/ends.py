@@ -4,14 +4,13 @@ A run in one process reads a dataset and hands on to nobody. A rank of the pipel
 a stagewise run reads the finished outputs of earlier blocks (`kit.train.stagewise`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from kit.block import Block
 from kit.data import Data
+from kit.delayed import DelayedBlock, tick
 from kit.net import Net
 from kit.signal import Signal
 from kit.train.config import RunConfig
@@ -24,13 +23,6 @@ class Source:
 
     num_turns = 1
     """How often the run's epochs are gone through: once, or once for each block."""
-
-    def __enter__(self) -> Source:
-        """Make room for what the source keeps while the run lasts."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Give it back."""
 
     def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
         """Give the signals of a pass: those of training epoch `epoch` from batch `start` on, else the whole split."""
@@ -70,6 +62,13 @@ class Nowhere:
 
     def drain(self) -> None:
         """End a pass: wait until all that was handed on has arrived."""
+
+    def tick(self, blocks: Sequence[DelayedBlock], signal: Signal | None) -> None:
+        """Let `blocks`, whose gradients come late, work for one tick, and hand on what leaves them at both ends."""
+        tick(blocks, signal)
+
+    def settle(self) -> None:
+        """Bring what was handed over in the last tick, so that blocks hold all that is under way."""
 
 
 class Alone:

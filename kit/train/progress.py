@@ -19,17 +19,13 @@ class Progress:
 
     def __init__(self, name: str, num_epochs: int, num_batches: int, done: int = 0, quiet: bool = False):
         self.name, self.num_epochs, self.num_batches, self.quiet = name, num_epochs, num_batches, quiet
-        finished = done >= num_epochs * num_batches
         self.began = time.perf_counter()
         in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
-        self.bar = tqdm(
-            total=num_epochs * num_batches,
-            initial=done,
-            desc=f"{name}, finished before" if finished else name,
-            unit="step",
-            disable=quiet or not (sys.stderr.isatty() or in_notebook),
-        )
-        if finished and self.bar.disable and not quiet:
+        unwatched = quiet or not (sys.stderr.isatty() or in_notebook)
+        total, finished = num_epochs * num_batches, done >= num_epochs * num_batches
+        title = f"{name}, finished before" if finished else name
+        self.bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=unwatched)
+        if finished and unwatched and not quiet:
             print(f"{name:>10}  finished before: all {num_epochs} epochs are in its folder", flush=True)
 
     def __enter__(self) -> Progress:

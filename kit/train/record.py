@@ -9,10 +9,12 @@ import sys
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
 from kit.files import atomic
+from kit.settings import typed
 
 COLUMNS = ("step", "epoch", "split", "block", "metric", "value")
 COST_COLUMNS = ("epoch", "metric", "value", "unit")
@@ -41,12 +43,14 @@ class History:
     def costs(self) -> pd.DataFrame:
         return pd.DataFrame(self.cost_rows, columns=list(COST_COLUMNS))
 
-    def accuracy(self, split: str = "val") -> pd.DataFrame:
+    @typed
+    def accuracy(self, split: Literal["val", "test"] = "val") -> pd.DataFrame:
         """Accuracy on `split`, a row per epoch and a column per exit."""
         rows = self.table.query("split == @split and metric == 'accuracy'")
         return rows.pivot(index="epoch", columns="block", values="value")
 
-    def last_exit(self, split: str = "val") -> list[float]:
+    @typed
+    def last_exit(self, split: Literal["val", "test"] = "val") -> list[float]:
         """Return the accuracy on `split` of each epoch's last exit, epoch by epoch; a net that grows has ever more."""
         found = {e: v for _, e, part, _, metric, v in self.rows if (part, metric) == (split, "accuracy")}
         return [found[epoch] for epoch in sorted(found)]
@@ -58,12 +62,8 @@ class History:
         """
         val, test = self.accuracy("val"), self.accuracy("test")
         epoch, block = val.stack().idxmax()
-        return {
-            "epoch": int(epoch),
-            "block": int(block),
-            "val": float(val.at[epoch, block]),
-            "test": float(test.at[epoch, block]),
-        }
+        accuracies = {"val": float(val.at[epoch, block]), "test": float(test.at[epoch, block])}
+        return {"epoch": int(epoch), "block": int(block), **accuracies}
 
     def exits(self) -> pd.DataFrame:
         """Final accuracies by exit: a row per exit, at the epoch that is best for it on validation."""

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from kit import data
 from kit.block import Block, walk
-from kit.delayed import ticking
 from kit.modules import evaluating
 from kit.net import Net
 from kit.signal import Signal
@@ -121,6 +120,7 @@ class Run:
             progress.step(self.epoch, self.batch)
             if every and self.batch % every == 0 and self.batch < self.num_batches:  # the end has its own
                 self._checkpoint()
+        self._flush(learning)
         self.sink.drain()
         self.ranks.gather(None, "ending an epoch")  # it is over when it is over for all
         self._check_finite()
@@ -129,11 +129,17 @@ class Run:
             rows = [("train_seconds", seconds), ("step_seconds", seconds / steps)]
             self.history.cost_rows += [(self.epoch, name, value, "s") for name, value in rows]
 
-    def _step(self, learning: Sequence[Block], signal: Signal) -> None:
+    def _flush(self, learning: Sequence[Block]) -> None:
+        """Let blocks whose gradients come late learn from all that is under way, if it is time."""
+        flush = self.net[0].delay.flush if self.net.late else "never"
+        if flush == "epoch" or (flush == "end" and self.epoch + 1 == self.num_epochs):
+            for _ in range(self.net[0].ticks):
+                self._step(learning, None)
+
+    def _step(self, learning: Sequence[Block], signal: Signal | None) -> None:
         with self.net.one_step():
             if self.net.late:
-                for _ in ticking(learning, signal):
-                    pass
+                self.sink.tick(learning, signal)
                 learning = [block for block in learning if block.last_terms]
             else:
                 self.sink.put(self._walk(learning, signal))
@@ -197,6 +203,7 @@ class Run:
         """Write all that `_resume` needs to go on from here."""
         if self.config.folder:
             self._check_finite()
+            self.sink.settle()
             step = self.epoch * self.num_batches + self.batch
             own = {"position": [self.epoch, self.batch], "best": self.best, "random_state": torch.get_rng_state()}
             own |= {"rows": self.history.rows, "cost_rows": self.history.cost_rows, "computed": self._computed()}
@@ -218,8 +225,10 @@ class Run:
     def _resume(self) -> None:
         """Go on from the folder's checkpoint, if it holds one."""
         path = self.config.folder and checkpoint.latest(self.config.folder)
-        if not path:
+        (name, *_) = self.ranks.gather(path and path.name, "going on from a checkpoint")  # all ranks from the same
+        if not name:
             return
+        path = self.config.folder / "checkpoint" / name
         (state,) = checkpoint.load(path, ["run"])
         checkpoint.check_identity(path, self.identity, state["identity"])
         self._check_computed(path, state["computed"])

@@ -2,11 +2,10 @@
 
 The walk over the blocks is the same; only the order of the loops differs: all epochs of a block, then the next block.
 Without augmentation, what a block is fed is the same in every epoch. It is then computed once and kept: in memory, or
-where that is too small in files of the run's folder, which go when the run is over.
+where that is too small in files on the disk of the run's folder, which go with the process.
 """
 
-from __future__ import annotations
-
+import mmap
 import os
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from kit.data import Data
 from kit.net import Net
 from kit.signal import Signal, Slot
 from kit.train.config import RunConfig
-from kit.train.ends import EVALUATION_BATCH, FromData
+from kit.train.ends import FromData
 
 
 class FromFinished(FromData):
@@ -33,17 +32,6 @@ class FromFinished(FromData):
         self.num_turns, self.outputs = len(net), None
         self.keeps = (config.augment or data.augmentation) == "none"
 
-    def __enter__(self) -> FromFinished:
-        folder = self.config.folder
-        for left in folder.glob("outputs-*") if folder else ():
-            shutil.rmtree(left)  # of a run that was killed; this one holds the folder's lock
-        self.room = tempfile.TemporaryDirectory(prefix="outputs-", dir=folder)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.outputs = None
-        self.room.cleanup()
-
     def turn(self, blocks: Sequence[Block], epoch: int) -> tuple[Sequence[Block], Sequence[Block]]:
         """Return the block that learns in that epoch; up to it, blocks answer: an exit from its own first epoch on."""
         k = min(epoch // self.config.epochs, len(blocks) - 1)
@@ -51,22 +39,19 @@ class FromFinished(FromData):
 
     def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
         (learning,), (*finished, _) = self.turn(list(self.net), epoch)
-        if split != "train" or not finished:
-            yield from super().signals(split, epoch, start)
-            return
-        if not self.keeps:
-            yield from (through(finished, signal) for signal in super().signals(split, epoch, start))
+        before = finished if split == "train" else []
+        if not before or not self.keeps:
+            yield from (through(before, signal) for signal in super().signals(split, epoch, start))
             return
         if self.outputs is None or self.outputs.block is not learning:
-            self.outputs = Outputs(learning, self._finished(finished), len(self.data.train), Path(self.room.name))
+            self.outputs = None  # gives back what the block before was fed with
+            folder = self.config.folder or Path(tempfile.gettempdir())
+            everything = (through(before, signal) for signal in super().signals(self.data.train))  # in its own order
+            self.outputs = Outputs(learning, everything, len(self.data.train), folder)
         config, count = self.config, self.data.num_batches("train", self.config.batch_size)
         order = torch.randperm(len(self.data.train), generator=seeds.generator(config.seed, "order", epoch))
         for rows in order.split(config.batch_size)[start:count]:
             yield self.outputs.take(rows, self.net.device)
-
-    def _finished(self, blocks: Sequence[Block]) -> Iterator[Signal]:
-        for x, y in self.data.batches(self.data.train, EVALUATION_BATCH, device=self.net.device):
-            yield through(blocks, self.net.signal(x, y))
 
 
 def through(blocks: Sequence[Block], signal: Signal) -> Signal:
@@ -95,25 +80,28 @@ class Outputs:
 
 
 def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, Tensor]:
-    """Return empty tensors for `count` samples like those of `example`: in memory, or in files of `folder`.
+    """Return empty tensors for `count` samples like those of `example`: in memory, or in files on the disk of `folder`.
 
     Raises ValueError where neither has room.
     """
-    shapes = {slot: torch.Size([count, *value.shape[1:]]) for slot, value in example.items()}
-    total = sum(shapes[slot].numel() * value.element_size() for slot, value in example.items())
-    if total < memory_left() / 2:
-        return {slot: torch.empty(shapes[slot], dtype=value.dtype) for slot, value in example.items()}
-    free = shutil.disk_usage(folder).free
-    if total > free:
+    total = sum(count * value[:1].nbytes for value in example.values())
+    fits = total < memory_left() / 2
+    if not fits and total > (free := shutil.disk_usage(folder).free):
         raise ValueError(
             f"one block's outputs for {count} images take {total / 2**30:.1f} GiB, but memory has no room and "
             f"{folder} has {free / 2**30:.1f} GiB left: choose an output folder on a larger disk, a smaller limit, or "
             "an augmentation, with which outputs are computed anew at each step"
         )
     room = {}
-    for number, (slot, value) in enumerate(example.items()):
-        path, size = str(folder / str(number)), shapes[slot].numel()
-        room[slot] = torch.from_file(path, shared=True, size=size, dtype=value.dtype).view(shapes[slot])
+    for slot, value in example.items():
+        size, dtype = count * value[0].numel(), value.dtype
+        if fits:
+            numbers = torch.empty(size, dtype=dtype)
+        else:
+            with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so it goes however the process ends
+                file.truncate(size * dtype.itemsize)
+                numbers = torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=dtype)
+        room[slot] = numbers.view(count, *value.shape[1:])
     return room
 
 

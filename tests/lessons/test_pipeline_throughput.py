@@ -3,14 +3,14 @@
 import pandas as pd
 import pytest
 
-from kit.pipeline.schedule import SCHEDULES
+from kit.pipeline.schedule import SCHEDULES, TWO_CHUNKS
 from kit.pipeline.simulate import even, predict, timeline
 from lessons import pipeline_throughput
 from lessons.style import Picture
 
 
 def chunks(name):
-    return 4 if name == "interleaved" else 2
+    return 4 if name in TWO_CHUNKS else 2
 
 
 def test_gantt_has_a_bar_for_every_operation():
@@ -58,7 +58,7 @@ def test_measured_and_predicted_side_by_side():
 
 def test_predictions_ask_interleaving_for_whole_rounds():
     table = pipeline_throughput.predictions(1.0, (2, 4), num_micro=3)
-    assert len(table) == 2 * len(SCHEDULES)
+    assert len(table) == 2 * len(pipeline_throughput.COMPARED)
     decoupled = table[table["schedule"] == "decoupled"].set_index("num_ranks")
     assert decoupled["speedup"].to_dict() == pytest.approx({2: 2.0, 4: 4.0})
     expected = predict("interleaved", even(8, 1.0), 4, 4)

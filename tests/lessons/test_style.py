@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import kit
-from lessons.alt_text import describe
+from lessons.alt_text import in_words
 from lessons.method_looks import LOOKS, label_lines, looks, method_of, spread
 from lessons.per_block_accuracy import accuracy_by_exit, accuracy_over_epochs
 from lessons.style import SCREEN, Picture, font_size, panels
@@ -96,4 +96,4 @@ def test_long_descriptions_are_cut_short():
     panel = (figure := Picture(figsize=(6, 4))).subplots()
     for k in range(20):
         panel.plot([0, 1], [k, k], label=f"line {k}")
-    assert describe(figure, "Many lines.").endswith("and 8 more lines.") and "line 12" not in describe(figure)
+    assert in_words(figure, "Many lines.").endswith("and 8 more lines.") and "line 12" not in in_words(figure)

@@ -18,6 +18,7 @@ import kit
 from kit.pipeline import rank
 from kit.pipeline.launch import start_ranks
 from kit.pipeline.options import Options
+from kit.pipeline.rendezvous import joined
 from kit.train import build
 from kit.train.run import Run
 
@@ -145,7 +146,7 @@ def full_disk(settings, step):
 
 def _train(settings):
     options = Options(timeout=20.0)
-    with rank.joined(torch.device("cpu"), options) as device:
+    with joined(torch.device("cpu"), options) as device:
         rank.train(kit.RunConfig(**settings), options, device)
 
 

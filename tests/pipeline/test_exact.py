@@ -21,9 +21,10 @@ SETTINGS = dict(
 )
 CASES = {
     name: SETTINGS | {"method": name, "options": {"widths": [16, 16]} if name == "deinforeg" else {}}
-    for name, known in REGISTRY.items()
-    if not known.delay
+    for name in REGISTRY
 }
+LATE = {"beta": 0.5, "flush": "end"}
+CASES |= {name: CASES[name] | {"epochs": 2, "options": LATE} for name, known in REGISTRY.items() if known.delay}
 CASES["context"] = CASES["deinforeg"] | {"context": "R2E"}
 CASES["bf16 images"] = SETTINGS | {
     "method": "dgl",

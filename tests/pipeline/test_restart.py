@@ -21,8 +21,8 @@ RUN = SETTINGS | {"method": "greedy", "checkpoint_steps": 2, "optimizer": "sgd",
 FILES = {".lock", "checkpoint", "config.json", "costs.parquet", "history.parquet"}
 
 
-def config(folder):
-    return kit.RunConfig(**RUN, output=str(folder))
+def config(folder, method="greedy"):
+    return kit.RunConfig(**RUN | {"method": method}, output=str(folder))
 
 
 def ranks():
@@ -85,6 +85,19 @@ def test_killed_ranks_are_started_again_and_the_end_is_the_same(tmp_path, undist
     assert len(killer.hit) == KILLS, "it finished before it was killed"
     assert history.table.equals(kit.History.load(undisturbed).table)
     assert_whole(tmp_path, undisturbed)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("method", ["fdg", "ddg", "fr"])
+def test_gradients_under_way_survive_a_kill(tmp_path, method):
+    torch.set_num_threads(1)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    kit.run(config(whole, method))
+    killer = Killer(killed, 1, seed=random.randrange(10**6))
+    killer.start()
+    launch(config(killed, method), num_stages=2, threads=1, max_restarts=1)
+    assert killer.hit, "it finished before it was killed"
+    assert_whole(killed, whole)
 
 
 @pytest.mark.faults

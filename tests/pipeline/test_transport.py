@@ -6,7 +6,7 @@ import torch.distributed as dist
 
 from kit.pipeline.exceptions import PeerLost, waiting
 from kit.pipeline.placement import runs
-from kit.pipeline.transport import Sender, pack, unpack
+from kit.pipeline.transport import Sender, Wire, pack, unpack
 from kit.signal import Signal, dense
 
 Y = torch.arange(4)
@@ -60,14 +60,15 @@ class Transfer:
 
 def test_no_more_signals_are_under_way_than_depth_allows(monkeypatch):
     log, sent = [], []
-    monkeypatch.setattr(dist, "isend", lambda data, to: Transfer(log))
-    monkeypatch.setattr(dist, "send", lambda data, to: sent.append(data))
-    sender = Sender(to=1, depth=2, timeout=1.0)
+    monkeypatch.setattr(dist, "isend", lambda data, to: sent.append(data) or Transfer(log))
+    sender = Sender(Wire(1, timeout=1.0), depth=2)
     for size in (4, 4, 4, 4, 3):
         sender.put(Signal(torch.randn(size, 6), Y[:size]))
     under_way = torch.tensor(log).cumsum(0)
-    assert under_way.max() == 2 * 2  # two tensors each
-    assert len(sent) == 2 * 2, "shapes are told once per size of batch: how long, and what"
+    assert under_way.max() == 2 * 2 + 2  # two tensors each, and the two that tell the first one of its shapes
+    assert sum(data.dtype == torch.uint8 for data in sent) == 2, (
+        "shapes are told once per size of batch: how long, and what"
+    )
     with pytest.raises(ValueError, match="signals of one batch size differ"):
         sender.put(Signal(torch.randn(4, 7), Y))
     sender.drain()

@@ -252,6 +252,12 @@ def test_what_stages_would_not_do_is_refused_with_the_reason(kind, message):
         split(kind(), 2, torch.rand(4, 8))
 
 
+def test_the_comparison_can_be_left_out():
+    model, x = FixesTheSize(), torch.rand(4, 8)
+    first, second = split(model, 2, x, verify=False)
+    assert torch.equal(second(first(x)), model(x))
+
+
 @pytest.mark.parametrize("kind", FAITHFUL)
 def test_what_stages_do_as_the_model_is_cut(kind):
     model, twin, x = kind(), kind(), torch.rand(4, 8)
