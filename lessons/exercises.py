@@ -49,7 +49,7 @@ def larger(asks: str, hint: str, by: float = 0.0) -> Exercise:
 EXERCISES = {
     "01.1": between(
         "a number of layers", 16, 20,
-        "there the first layer's gradient is still more than a thousandth: look at first over last, for deeper networks",
+        "there the first layer's gradient is still more than a thousandth: look at deeper networks",
         "there it is far less than a thousandth already: the curve falls by about 0.6 a layer, so go back a few",
     ),
     "01.2": between(
@@ -95,7 +95,7 @@ EXERCISES = {
     ),
     "04.2": one(
         "the number of the exits that keep their answers", 1,
-        "an exit keeps its answers if nothing before it has changed: how many lie before place 1?",
+        "an exit keeps its answers if nothing before it has changed: which of them lie before the new block?",
     ),
     "04.3": between(
         "the last exit's test accuracy less that of the best exit before it", -1.0, 0.03,
@@ -104,7 +104,7 @@ EXERCISES = {
     ),
     "05.1": larger(
         "a pair: share of the FLOPs saved with two blocks, and with four",
-        "with more places to leave more is saved: were both thresholds chosen on validation for the last exit's accuracy?",
+        "with more places to leave more is saved: were both chosen on validation, for the last exit's accuracy?",
     ),
     "05.2": larger(
         "a pair: share of the FLOPs that the noisy net saves with the clean net's threshold, and with its own",
