@@ -23,7 +23,7 @@ from kit.data.stratified import stratified
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import derive, generator
-from kit.settings import Count, Folder, Share, Whole, accept, check, one_of, typed
+from kit.settings import Count, Folder, Share, Whole, accept, check, confirm, one_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,6 @@ class DataSettings:
         return json.loads(json.dumps(own))
 
 
-@typed
 def load_data(
     name: str | DataSettings, root: Folder = "data", *, download: bool = False, num_workers: Whole | None = None,
     seed: int = 0, **others: object,
@@ -90,6 +89,8 @@ def load_data(
     Raises FileNotFoundError naming a file or folder that is missing and how to get it; ValueError for settings that
     cannot be, a damaged file, labels out of range, or a limit, fraction or noise that these data cannot meet.
     """
+    confirm("download", download, bool)
+    confirm("num_workers", num_workers, Whole | None)
     settings = name
     if not isinstance(name, DataSettings):
         given = {"dataset": name, "root": root, "data_seed": seed}

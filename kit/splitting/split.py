@@ -12,7 +12,7 @@ from kit.splitting.balance import BALANCES, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
-from kit.splitting.verify import check_stages
+from kit.splitting.verify import check_against_model
 
 __all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
 
@@ -44,7 +44,7 @@ def split(
     if not cuts:
         return [model]
     if verify:
-        check_stages(traced, stages_between(traced.twin, lines, cuts), example)
+        check_against_model(traced, stages_between(traced.twin, lines, cuts), example)
     return stages_between(traced.root, lines, cuts)
 
 

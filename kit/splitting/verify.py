@@ -12,7 +12,7 @@ from kit.measure.costs import held
 from kit.splitting.tracing import WAY_OUT, Traced, same_random_numbers
 
 
-def check_stages(traced: Traced, stages: Sequence[nn.Module], example: Tensor) -> None:
+def check_against_model(traced: Traced, stages: Sequence[nn.Module], example: Tensor) -> None:
     """Raise ValueError unless `stages`, made of `traced.twin`, compute what the model does.
 
     Both get a few rows of `example`, then of other values. Tensors without data are not compared: for them, what a

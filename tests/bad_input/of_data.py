@@ -67,11 +67,10 @@ BACKBONE = {
 CASES = [
     *settings("load_data", load, LOAD),
     Case("load_data('cifar-10')", "unknown dataset 'cifar-10'…'cifar10'", lambda: kit.load_data("cifar-10")),
-    Case("load_data(None)", "name=None", lambda: kit.load_data(None)),
-    Case("load_data(3)", "name=3", lambda: kit.load_data(3)),
+    Case("load_data(None)", "dataset=None", lambda: kit.load_data(None)),
+    Case("load_data(3)", "dataset=3", lambda: kit.load_data(3)),
     Case("load_data('digits', lmit=100)", "unknown setting 'lmit'…'limit'", lambda: load(lmit=100)),
     Case("load_data('cifar10') where there is none", "cifar10", lambda: kit.load_data("cifar10", FOLDER)),
-    Case("load_data('fashion-mnist') where there is none", "fashion", lambda: kit.load_data("fashion-mnist", FOLDER)),
     Case("load_data('tiny-imagenet') where there is none", "tiny", lambda: kit.load_data("tiny-imagenet", FOLDER)),
     Case("load_data('imagenet') where there is none", "imagenet", lambda: kit.load_data("imagenet", FOLDER)),
     *settings("data.batches", batches, BATCHES),
