@@ -4,14 +4,14 @@ Shape suffixes: B batch, C classes, D embedding width. Every function takes one 
 ValueError or TypeError for embeddings, labels and numbers of classes that are none.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VARIANTS = ("paper", "scaled")
-Variant = Literal[VARIANTS]
+Variant = Literal["paper", "scaled"]
+VARIANTS = get_args(Variant)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ def known_dataset(name: str) -> str:
     return name
 
 
-def checked_pair(part: tuple, what: str) -> Pair:
+def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     """Return (x, y) as tensors: x uint8 images (N, C, H, W) or float32 rows (N, F), y int64 (N,). Else ValueError."""
     if not isinstance(part, tuple | list) or len(part) != 2:
         raise ValueError(f"{what} is a {type(part).__name__}, but it has to be a pair (x, y) of samples and labels")
@@ -48,7 +49,7 @@ def set_aside(x: Tensor, y: Tensor) -> tuple[Pair, Pair]:
     return (x[train], y[train]), (x[test], y[test])
 
 
-def read_folder(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
+def read_folder(path: str, image_size: int | None, root: Path, download: bool) -> tuple[Any, ...]:
     """Read RGB images from a folder per class, or from `train` and `test` with such folders each.
 
     Raises FileNotFoundError for a folder that is not there; ValueError for fewer than 2 classes, a class without a
@@ -85,7 +86,7 @@ def _read_images(base: Path, classes: tuple[str, ...], size: int | None) -> Pair
     return torch.stack(images), torch.arange(len(classes)).repeat_interleave(torch.tensor([*map(len, paths)]))
 
 
-def read_table(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
+def read_table(path: str, image_size: int | None, root: Path, download: bool) -> tuple[Any, ...]:
     """Read a CSV or Parquet file of numbers with a column `label`, or another one named as `FILE#COLUMN`.
 
     Columns called PREFIX_… are a view PREFIX. Raises FileNotFoundError for a missing file; ValueError, with the name,

@@ -3,8 +3,12 @@
 import inspect
 from collections import UserDict
 from collections.abc import Callable
+from typing import Any
 
 from kit.methods.method import Method, check_objective
+from kit.objective import Objective
+
+Builder = Callable[..., Objective]
 
 
 class Registry(UserDict[str, Method]):
@@ -18,7 +22,7 @@ class Registry(UserDict[str, Method]):
         super().__setitem__(name, method)
         self.summaries[name] = method.summary
 
-    def register(self, name: str, summary: str = "", source: str = "own", builder: Callable | None = None) -> Callable:
+    def register(self, name: str, summary: str = "", source: str = "own", builder: Builder | None = None) -> Any:
         """Add a method, as a decorator of its builder or with it as `builder`; return the builder as it was.
 
         The builder is an `Objective` subclass, or a function that returns one; it takes a `HeadSpec`, and the method's
@@ -34,8 +38,8 @@ class Registry(UserDict[str, Method]):
             raise ValueError(f"method {name!r}: that name {fault}; choose another one")
         if isinstance(builder, type):
             check_objective(name, builder)
-        spec, *options = inspect.signature(builder).parameters.values() or [None]
-        if spec is None or any(option.default is option.empty for option in options):
+        taken = [*inspect.signature(builder).parameters.values()]  # the spec, and the options
+        if not taken or any(option.default is option.empty for option in taken[1:]):
             raise ValueError(f"method {name!r}: its builder has to take (spec, option=default, …), unlike {builder}")
         about = summary or (inspect.getdoc(builder) or "a method of one's own").splitlines()[0].rstrip(".")
         self[name] = Method(about, builder, source)
