@@ -23,7 +23,7 @@ MODULES = {
 }
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TARGETS = ["setup", "demo", "test", "reproduce", "lab", "lint", "bench", "data"]
+TARGETS = ["setup", "demo", "test", "reproduce", "lab", "lint", "docs", "bench", "data"]
 
 
 # The floors of the house, lowest first: a room may import its own floor and those below it. Names are modules, or
