@@ -63,9 +63,10 @@ reproduce-status: $(READY)  ## say how many cells of a batch are done, running, 
 	$(BIN)/python -m workflow.batch status $(EXPERIMENT) $(BATCH_FLAGS)
 
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
-# LAB_FLAGS=--allow-root for root in a container; FONT_SIZE=17 for figures that the last row reads.
+# LAB_FLAGS=--allow-root for root in a container; FONT_SIZE=17 for figures that the last row reads. PyTorch's profiler warns
+# of what was allocated before it began, which costs.peak_bytes accounts for: its warnings are left out.
 lab: $(READY)  ## open JupyterLab on the notebooks (FONT_SIZE=17 for a large room, LAB_FLAGS=--allow-root)
-	KIT_FONT_SIZE=$(FONT_SIZE) $(BIN)/python -m kit.cpu_allocator $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)" $(LAB_FLAGS)
+	KIT_FONT_SIZE=$(FONT_SIZE) TORCH_CPP_LOG_LEVEL=ERROR $(BIN)/python -m kit.cpu_allocator $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)" $(LAB_FLAGS)
 
 lint: $(READY)  ## check style and types, and that notebooks are stored without outputs
 	$(BIN)/ruff check .
