@@ -45,6 +45,15 @@ class Margin(Objective):
 SMALL = {"backbone": "mlp", "num_blocks": 2, "epochs": 1, "limit": 200, "batch_size": 32, "precision": "fp32"}
 
 
+@pytest.fixture(autouse=True)
+def _only_the_kits_own():
+    """Leave the kit's registry to the tests that follow as it was."""
+    before = set(methods.REGISTRY)
+    yield
+    for name in set(methods.REGISTRY) - before:
+        del methods.REGISTRY[name], methods.REGISTRY.summaries[name]
+
+
 @pytest.fixture
 def registry():
     return Registry({name: methods.REGISTRY[name] for name in ("bp", "greedy")})
