@@ -93,9 +93,8 @@ class DelayedBlock(Block):
             raise ValueError(f"delay_lr={list(delay.delay_lr)}, but there are {num_blocks} blocks: one factor for each")
         self.delay, self.is_last = delay, self.index == num_blocks - 1
         self.ticks = delay.ticks(self.index, num_blocks)
-        self.flights: deque[Flight] = deque()
-        self.num_forwards, self.pending = 0, False
-        self.inbox: tuple[Signal | None, Tensor | None] = (None, None)
+        self.num_forwards = 0
+        self.forget()
         for group in self.optimizer.param_groups:
             group["lr"] *= delay.delay_lr[self.index] if self.index < len(delay.delay_lr) else 1.0
 
@@ -188,6 +187,12 @@ class DelayedBlock(Block):
         with torch.no_grad():
             for p, value in before:
                 p.copy_(value)
+
+    def forget(self) -> None:
+        """Let go of all that is under way."""
+        self.flights: deque[Flight] = deque()
+        self.inbox: tuple[Signal | None, Tensor | None] = (None, None)
+        self.pending = False  # whether the last block's gradient waits for the next tick
 
     def step(self, signal: Signal) -> Signal:
         """Refuse: such a block learns by ticks."""

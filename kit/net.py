@@ -125,6 +125,12 @@ class Net(nn.Module):
             for _ in range(self[0].ticks):
                 tick(list(self), None)
 
+    def forget(self) -> None:
+        """Let go of all that is under way (`kit.delayed`), as if the pipeline had never been filled."""
+        for block in self:
+            if isinstance(block, DelayedBlock):
+                block.forget()
+
     def steps(self, signal: Signal) -> Iterator[Block]:
         """Train on one batch, block by block, and give each block when it has had its turn."""
         if self.late:

@@ -8,6 +8,9 @@ import torch
 from torch import nn
 
 import kit
+from kit.measure.costs import peak_bytes
+from kit.measure.memory import plan
+from kit.pipeline.schedule import SCHEDULES
 from kit.train import build, checkpoint, load_data
 from tests.pipeline.ranks import in_float64
 
@@ -313,3 +316,63 @@ def test_losses_are_means_over_the_ticks_that_had_one(tmp_path):
     bp = kit.RunConfig(**SETTINGS | {"method": "bp", "epochs": 1, "lr": 1e-30, "augment": "none", "output": None})
     expected = kit.run(bp).table.query("metric == 'ce'")["value"].iloc[0]
     assert table[4] == pytest.approx(expected, rel=0.05) and len(table) == 4
+
+
+def test_the_schedule_that_is_drawn_is_the_one_that_runs():
+    x, y = batches(6)
+    for method, lists in SCHEDULES.items():
+        if method not in MODES:
+            continue
+        net, done = kit.decouple(stages(3), method, CLASSES, x[0].float(), optimizer="sgd", lr=LR), []
+        for k, block in enumerate(net):
+            block.body[0].register_forward_pre_hook(lambda *_, k=k, done=done: done.append((k, "F")))
+            for p in list(block.body.parameters())[:1]:
+                p.register_post_accumulate_grad_hook(lambda _, k=k, done=done: done.append((k, "B")))
+            block.optimizer.register_step_post_hook(lambda *_, k=k, done=done: done.append((k, "U")))
+        for x_t, y_t in zip(x.float(), y, strict=True):
+            net.step(x_t, y_t)
+        net.drain()
+        for k, row in enumerate(lists(3, 6)):
+            wanted = "".join("FB" if op.kind == "R" else op.kind for op in row)
+            assert "".join(kind for of, kind in done if of == k) == wanted, (method, k)
+
+
+@pytest.mark.parametrize("flush", ["never", "epoch", "end"])
+def test_flushing_says_which_batches_are_learned_from(flush):
+    config = kit.RunConfig(**SETTINGS | {"method": "fdg", "options": {"flush": flush}, "output": None})
+    data = load_data(config)
+    net = build(config, data)
+    kit.fit(net, data, config)
+    total = 2 * data.num_batches("train", 64)
+    missing = [6, 5, 4, 4] if flush == "never" else [0] * 4
+    assert [total - block.num_steps for block in net] == missing
+
+
+def test_divergence_names_module_and_step_and_suggests_a_smaller_beta():
+    config = kit.RunConfig(**SETTINGS | {"method": "fdg", "lr": 1e8, "output": None})
+    with pytest.raises(FloatingPointError, match=r"block \d: its loss term 'ce' became .* step \d+.*a smaller beta"):
+        kit.run(config)
+
+
+@pytest.mark.parametrize("other", [{"num_blocks": 2}, {"options": {"weights": "stashed"}}, {"method": "ddg"}])
+def test_a_checkpoint_of_another_number_of_modules_or_mode_is_refused(tmp_path, other):
+    settings = SETTINGS | {"method": "fdg", "epochs": 1, "output": str(tmp_path)}
+    kit.run(kit.RunConfig(**settings))
+    with pytest.raises(ValueError, match=next(iter(other))):
+        kit.run(kit.RunConfig(**settings | other))
+
+
+def test_the_planned_peak_holds_the_queues():
+    """A gradient later by two ticks keeps two more graphs; where inputs alone are kept, far less."""
+    x, y = batches(1)
+    peaks = {}
+    for method in (*MODES, "bp"):
+        net = kit.decouple(stages(4), method, CLASSES, x[0].float(), optimizer="sgd", lr=LR)
+        held = sum(t.nbytes for t in [*net.parameters(), *net.buffers()])
+        peaks[method] = plan(net, (4096, WIDTH)).peak
+        big = torch.randn(4096, WIDTH), torch.randint(CLASSES, (4096,))
+        steps = net.num_filling + 2
+        held += sum(t.nbytes for t in big)
+        measured = held + peak_bytes(lambda net=net, big=big, steps=steps: [net.step(*big) for _ in range(steps)])
+        assert peaks[method] == pytest.approx(measured, rel=0.1), method
+    assert peaks["fdg"] > peaks["ddg"] > peaks["fr"] > peaks["bp"]

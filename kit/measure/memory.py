@@ -84,6 +84,7 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
     with FakeCopyMode(mode):
         net = copy.deepcopy(net).train()
+    net.forget()
     with mode, _Tally() as tally:
         x, y = _first_steps(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
         signal = net.signal(x, y)

@@ -172,7 +172,8 @@ class Run:
         kept = f" The last good checkpoint is kept in {folder}." if folder and checkpoint.latest(folder) else ""
         return FloatingPointError(
             f"block {index + 1}: its loss term {term!r} became {value} in epoch {self.epoch + 1}, step "
-            f"{self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or fp32"
+            f"{self.batch + 1}.{kept} Try a smaller lr (now {self.config.lr:g}), warm-up or "
+            + ("a smaller beta: gradients come late" if self.net.late else "fp32")
         )
 
     def _evaluate_epoch(self, progress: Progress) -> None:
