@@ -30,8 +30,16 @@ SETTINGS = {
     "lr": 3e-3,
     "precision": "bf16",
 }
-OPTIONS = {"deinforeg": {"widths": [256, 256, 256], "pool": 4}, "scpl": {"pool": 4}, "al": {"pool": 4}}
-"""Smaller heads for a narrow net; everything else is the methods' own default."""
+OPTIONS = {
+    "deinforeg": {"widths": [256, 256, 256], "pool": 4},
+    "scpl": {"pool": 4, "contrast": "supcon", "projector": "mlp-bn"},
+    "al": {"pool": 4},
+    "predsim": {"similarity": "flat", "classifier": "pooled"},
+    "infopro": {"init": "pytorch", "contrast": "supcon"},
+}
+"""Smaller heads for a narrow net, and the forms that were the methods' defaults when this was measured."""
+
+CONTEXT = {"reads": "received", "repeated": "encode", "encoders": "plain"}  # likewise
 
 COLUMNS = ["method", "num_blocks", "context", "seed"]
 
@@ -100,6 +108,7 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
         method=method,
         num_blocks=num_blocks,
         context=context,
+        context_options=CONTEXT,
         seed=seed,
         options=OPTIONS.get(method, {}),
         output=None,

@@ -56,11 +56,13 @@ class Block(nn.Module):
         self.context = context
         self.shapes, self.frozen = tuple(shapes), False
         self.keep_x, self.depth, self.keep_views = False, 0, frozenset()  # what later blocks ask: see `Signal.advance`
+        self.keep_entered, self.entered = False, None
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
-        self.optimizer = make_optimizer(self.parameters())
+        apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
+        self.optimizer = optimizers.with_own_rates(make_optimizer, self, apart)
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
-        self.schedule: tuple[str, int, int] | None = None
+        self.schedule: tuple[str, int, int, dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
         self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
@@ -73,7 +75,11 @@ class Block(nn.Module):
     def enter(self, signal: Signal) -> Tensor:
         """Return what the first stage reads: the activations, with whatever context adds to them."""
         self._check_kind(signal)
-        return signal.h if self.context is None else self.context(signal)
+        if self.context is None:
+            return signal.h
+        h = self.context(signal)
+        self.entered = h.detach() if self.keep_entered else None
+        return h
 
     def outputs(self, signal: Signal) -> Iterator[Tensor]:
         """Give every stage's output, first to last."""
@@ -132,7 +138,8 @@ class Block(nn.Module):
     def next_signal(self, signal: Signal, h: Tensor) -> Signal:
         """Return the signal for the next block, with the block's output `h` and what later blocks ask for."""
         target = None if signal.y is None else self.objective.encode(signal)
-        return signal.advance(h, self.keep_x, self.depth, target, self.keep_views)
+        entered, self.entered = self.entered, None
+        return signal.advance(h, self.keep_x, self.depth, target, self.keep_views, entered)
 
     def register_step_pre_hook(self, hook: Callable[[Block, Signal], None]) -> RemovableHandle:
         """Call `hook(block, signal)` before every step; the handle's `remove()` ends that."""
@@ -214,10 +221,10 @@ class Block(nn.Module):
         one = "Expected more than 1 value per channel" in str(error)
         return "a batch of 1 sample, but batch norm takes at least 2 to train on" if one else None
 
-    def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0) -> None:
-        """Follow a learning-rate schedule over `total_steps` steps from now on."""
-        self.schedule = schedule, total_steps, warmup_steps
-        self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps)
+    def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0, **shape: float) -> None:
+        """Follow a learning-rate schedule over `total_steps` steps from now on; `shape` as for `optimizers.factor`."""
+        self.schedule = schedule, total_steps, warmup_steps, shape
+        self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps, **shape)
 
     def training_state(self) -> dict:
         """Return all that a checkpoint needs to go on: weights and buffers, optimizer, scheduler, step count."""
@@ -234,7 +241,8 @@ class Block(nn.Module):
         """Take over what `training_state` gave."""
         self.load_state_dict(state["module"])
         if state["schedule"]:  # a block added later has one of its own
-            self.set_schedule(*state["schedule"])
+            *schedule, shape = state["schedule"]
+            self.set_schedule(*schedule, **shape)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler and state["scheduler"]:
             self.scheduler.load_state_dict(state["scheduler"])

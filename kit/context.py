@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kit.settings import typed
+from kit.modules import fan_out_normal
+from kit.settings import check, typed
 from kit.shapes import Shape
 from kit.signal import Signal
 
@@ -23,6 +25,23 @@ class Needs:
     x: bool = False
     depth: int = 0
     views: frozenset[str] = frozenset()
+    entered: bool = False
+    """Whether it asks for their inputs with the context that was added to them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How context is read."""
+
+    reads: Literal["entered", "received"] = "entered"
+    """What R reads of an earlier block: its input with the context that was added to it, as ContSup, or without."""
+    repeated: Literal["skip", "encode"] = "skip"
+    """What R does, beside E, with the network's input: nothing, as in ContSup, or encode it once more."""
+    encoders: Literal["biased", "plain"] = "biased"
+    """Convolutions with a bias and normal fan-out weights, as ContSup's, or without a bias and with PyTorch's."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @typed
@@ -43,7 +62,9 @@ def parse(context: str, num_blocks: int | None = None) -> Needs:
     return needs
 
 
-def supplied(supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor) -> Context | None:
+def supplied(
+    supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor, encoding: Encoding = Encoding()
+) -> Context | None:
     """Return the context of block number `index`, or None where it gets none; `inputs` are all blocks' input shapes.
 
     Raises ValueError where the network's input, as in `example`, cannot be added to features.
@@ -51,13 +72,15 @@ def supplied(supply: Needs, index: int, inputs: Sequence[Shape], example: Tensor
     if not index or supply == Needs():
         return None
     sources = inputs[:index][::-1][: supply.depth]
+    if supply.x and encoding.repeated == "skip" and len(sources) == index:
+        sources = sources[:-1]  # the earliest is the network's input, which E reads
     if (supply.x or len(sources) == index) and not example.is_floating_point():
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
             f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
             f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
         )
-    return Context(inputs[index], inputs[0] if supply.x else None, sources)
+    return Context(inputs[index], inputs[0] if supply.x else None, sources, encoding)
 
 
 class Context(nn.Module):
@@ -66,15 +89,19 @@ class Context(nn.Module):
     h (B, *shape) + E(x) + Σ_j R_j(c_j), everything from elsewhere detached. Encoders bring width and size to `shape`.
     """
 
-    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape]):
+    def __init__(self, shape: Shape, image: Shape | None, earlier: Sequence[Shape], encoding: Encoding):
         super().__init__()
-        self.image = _encoder(image, shape, hidden=12) if image is not None else None
-        self.earlier = nn.ModuleList(_encoder(source, shape, hidden=None) for source in earlier)
+        biased = encoding.encoders == "biased"
+        self.image = _encoder(image, shape, 12, biased) if image is not None else None
+        self.earlier = nn.ModuleList(_encoder(source, shape, None, biased) for source in earlier)
+        self.entered = encoding.reads == "entered"
+        if biased:
+            fan_out_normal(self)
 
     @property
     def needs(self) -> Needs:
         """What the block asks of those before it."""
-        return Needs(self.image is not None, len(self.earlier))
+        return Needs(self.image is not None, len(self.earlier), entered=self.entered)
 
     def forward(self, signal: Signal) -> Tensor:
         h = signal.h
@@ -144,10 +171,10 @@ def _shrinking(source: Shape, target: Shape) -> nn.Sequential:
     return _in_layout(source, target, [*layers, *_conv(channels, target.channels, 3), Resize(size)])
 
 
-def _encoder(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
+def _encoder(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn.Sequential:
     """Return a net (B, *source) -> (B, *target): between maps conv-BN-ReLU (3×3 twice for images, else 1×1), pool."""
     if source.is_map and target.is_map:
-        return _between_maps(source, target, hidden)
+        return _between_maps(source, target, hidden, bias)
     if len(source) == len(target) == 2:
         norm = nn.LayerNorm(target.channels)
         to_length = [Move(-1, 1), Resize(target.size), Move(1, -1)]
@@ -158,21 +185,23 @@ def _encoder(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
     if len(target) == 2 and source.is_map:
         side = max(1, int(target[0] ** 0.5))
         patches = Shape((target.channels, *(min(side, size) for size in source.size)))
-        return nn.Sequential(_between_maps(source, patches, hidden), nn.Flatten(2), Resize(target.size), Move(1, -1))
+        encoder = _between_maps(source, patches, hidden, bias)
+        return nn.Sequential(encoder, nn.Flatten(2), Resize(target.size), Move(1, -1))
     raise ValueError(
         f"context of shape {tuple(source)} cannot be brought to a block's input of shape {tuple(target)}: "
         "use context='none', or give the blocks before it maps, tokens or vectors of one kind"
     )
 
 
-def _between_maps(source: Shape, target: Shape, hidden: int | None) -> nn.Sequential:
-    layers = _conv(source.channels, hidden, 3) if hidden else []
-    layers += _conv(hidden, target.channels, 3) if hidden else _conv(source.channels, target.channels, 1)
+def _between_maps(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn.Sequential:
+    layers = _conv(source.channels, hidden, 3, bias=bias) if hidden else []
+    last = (hidden, target.channels, 3) if hidden else (source.channels, target.channels, 1)
+    layers += _conv(*last, bias=bias)
     return _in_layout(source, target, [*layers, Resize(target.size)])
 
 
-def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1, bias: bool = False) -> list[nn.Module]:
+    conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias)
     return [conv, nn.BatchNorm2d(out), nn.ReLU()]
 
 

@@ -25,6 +25,7 @@ def link(blocks: Sequence[Block]) -> None:
         behind = needs[k + 1 :]
         block.keep_x = any(need.x for need in behind)
         block.depth = max((need.depth - j for j, need in enumerate(behind)), default=0)
+        block.keep_entered = block.depth > 0 and any(need.entered for need in behind)
         block.keep_views = frozenset().union(*(need.views for need in behind))
 
 

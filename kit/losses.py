@@ -12,6 +12,8 @@ from torch import Tensor
 
 Variant = Literal["paper", "scaled"]
 VARIANTS = get_args(Variant)
+Contrast = Literal["supcon", "all-anchors", "scpl"]
+CONTRASTS = get_args(Contrast)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -99,26 +101,31 @@ def deinforeg(p: Tensor, y: Tensor, num_classes: int, variant: Variant = "paper"
     return {"invariance": invariance(p, y, num_classes), "variance": spread, "covariance": redundancy}
 
 
-def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tensor:
+def supervised_contrast(z: Tensor, y: Tensor, temperature: float = 0.1, contrast: Contrast = "supcon") -> Tensor:
     """Return the supervised contrastive loss of embeddings `z` (B, D), scaled to unit length, and labels `y` (B,).
 
-    Each anchor is drawn to its positives, the others of its class, and away from all others. Anchors without positives
-    or without negatives are excluded, so a batch of one class, or without any pair, gives 0: with nobody to be drawn
-    away from, all samples would become one. Source: SupCon (Khosla et al. 2020), eq. 2 (the sum outside the log).
+    Each anchor is drawn to its positives, the others of its class, and away from all others; anchors without negatives
+    would only be drawn together, and add nothing. `contrast` says how: "supcon", the mean over an anchor's positives,
+    then over the anchors that have some (Khosla et al. 2020, eq. 2, the sum outside the log); "all-anchors", then over
+    all anchors, as InfoPro's code does; "scpl", the sum over positives divided by one more than there are, then over
+    all anchors, as SCPL's does. A batch of one class, or without any pair, gives 0.
     """
     _check_rows(z)
     check_class_numbers(y, len(z))
     if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not temperature > 0:
         raise ValueError(f"temperature={temperature!r}, but it has to be a positive number; SupCon's is 0.1")
+    if contrast not in CONTRASTS:
+        raise ValueError(f"unknown contrast {contrast!r}: choose one of {', '.join(CONTRASTS)}")
     z = F.normalize(z, dim=1)
     itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
     similarity = (z @ z.T / temperature).masked_fill(itself, float("-inf"))
     log_share = similarity - similarity.logsumexp(dim=1, keepdim=True)
     positives = (y[:, None] == y[None, :]) & ~itself
     num_positives = positives.sum(dim=1)
-    drawn = -log_share.masked_fill(~positives, 0).sum(dim=1) / num_positives.clamp(min=1)
+    divisor = num_positives + 1 if contrast == "scpl" else num_positives.clamp(min=1)
+    drawn = -log_share.masked_fill(~positives, 0).sum(dim=1) / divisor
     drawn = drawn * (num_positives < len(z) - 1)
-    return drawn.sum() / (num_positives > 0).sum().clamp(min=1)
+    return drawn.sum() / ((num_positives > 0).sum().clamp(min=1) if contrast == "supcon" else len(z))
 
 
 def reconstruction(images: Tensor, x: Tensor) -> Tensor:

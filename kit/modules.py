@@ -22,3 +22,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def on(device: torch.device, module: nn.Module) -> nn.Module:
     """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
     return module if all(p.device == device for p in module.parameters()) else module.to(device)
+
+
+def fan_out_normal(net: nn.Module) -> nn.Module:
+    """Return `net` with the weights of its convolutions drawn anew: normal, variance 2 / (places × outputs).
+
+    Source: He et al. 2015; so InfoPro's and ContSup's code begins, heads and encoders included.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net

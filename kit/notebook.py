@@ -8,12 +8,14 @@ import signal
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kit import cpu_allocator
-from kit.files import atomic
-from kit.parameters import check_values, read_parameters
+from kit.parameters import check_values, read_parameters, read_texts
 from kit.settings import typed
 
 
@@ -46,24 +48,54 @@ def run_notebook(
     if timeout is not None and timeout < 1:
         raise ValueError(f"timeout={timeout}, but it must be 1 or more seconds")
     failed = out.with_suffix(".failed.ipynb")
-    with atomic(out) as draft:
+    with _workplace(out) as folder:
+        draft = folder / out.name
         try:
             executed = _execute(notebook, draft, values, timeout)
             executed.metadata.papermill.output_path = str(out)
             nbformat.write(executed, draft)
         except BaseException as error:  # interrupted runs are kept too
-            if draft.stat().st_size:
-                shutil.copyfile(draft, failed)
+            if draft.exists():
+                draft.replace(failed)
                 error.add_note(f"the notebook as far as it got: {failed}")
             raise
-    failed.unlink(missing_ok=True)
-    if html:
-        from nbconvert import HTMLExporter
+        _put(draft, out)
+        failed.unlink(missing_ok=True)
+        if html:
+            from nbconvert import HTMLExporter
 
-        with atomic(out.with_suffix(".html")) as page:
-            text, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}})
+            page, (text, _) = (
+                draft.with_suffix(".html"),
+                HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}}),
+            )
             page.write_text(text, encoding="utf-8")
+            _put(page, out.with_suffix(".html"))
     return out
+
+
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `out` for drafts and for the kernel's own files; remove it, and those of killed runs.
+
+    A run holds the lock in its folder, and lets go of it when it is killed: what is not locked can be swept.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.glob(".*.ipynb.run-*"):
+        with suppress(Timeout), FileLock(left / "lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.run-", dir=out.parent.resolve()))
+    with FileLock(folder / "lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(draft: Path, path: Path) -> None:
+    """Move a file into place, whole even after a power cut."""
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: int | None):
@@ -73,10 +105,14 @@ def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: in
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what it warns of is checked here, or raised below
     source, target = (str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, draft))
-    with tempfile.TemporaryDirectory(prefix="kit-ipython-") as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingIDFieldWarning)
         try:
-            kernel = {"kernel_name": "python3", "language": "python", "kernel_manager_class": _this_python(folder)}
+            kernel = {
+                "kernel_name": "python3",
+                "language": "python",
+                "kernel_manager_class": _this_python(draft.parent),
+            }
             limits = {"execution_timeout": timeout, "interrupt_on_timeout": True}
             shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
             return papermill.execute_notebook(source, target, values, **kernel, **limits, **shown)
@@ -88,20 +124,24 @@ def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: in
             raise NotebookFailed(f"the kernel died, for want of memory perhaps ({error})") from error
 
 
-def _this_python(folder: str) -> type:
-    """Return a manager of kernels that run this interpreter, whatever `python3` is to Jupyter on this machine."""
+def _this_python(folder: Path) -> type:
+    """Return a manager of kernels that run this interpreter, whatever `python3` is to Jupyter on this machine.
+
+    What a kernel writes for itself goes into `folder`.
+    """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     variables = {
-        "IPYTHONDIR": folder,  # runs side by side must not share one history database
+        "IPYTHONDIR": str(folder),  # runs side by side must not share one history database
         "KIT_HEADLESS": "1",  # no widgets
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
     }
 
     class ThisPython(AsyncKernelManager):
+        connection_file = str(folder / "kernel.json")
         transport_encryption = "auto"  # nobody else on the machine reads along
         kernel_spec = KernelSpec(**get_kernel_dict(), env=cpu_allocator.environment() | variables)
 
@@ -122,25 +162,25 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where a script starts this in its background
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end with the kernel shut down
     try:
+        declared = read_parameters(given.notebook)
         if given.list:
-            for name, parameter in read_parameters(given.notebook).items():
+            for name, parameter in declared.items():
                 print(f"{name}: {parameter.written} = {parameter.default!r}".ljust(40), parameter.help)
         else:
-            run_notebook(given.notebook, given.out, dict(given.p), given.html, given.timeout)
-            _print_results(given)
+            values = read_texts(dict(given.p), declared)
+            run_notebook(given.notebook, given.out, values, given.html, given.timeout)
+            _print_results(given, values.get("output", declared["output"].default if "output" in declared else None))
     except (ValueError, OSError, NotebookFailed, KeyboardInterrupt) as error:
         print(f"error: {str(error) or 'interrupted'}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
         return {NotebookFailed: 1, KeyboardInterrupt: 130}.get(type(error), 2)
     return 0
 
 
-def _print_results(given: argparse.Namespace) -> None:
+def _print_results(given: argparse.Namespace, output: str | None) -> None:
     """Say where everything is: the notebook, the page, and the figures and tables in the folder named `output`."""
     print(f"notebook  {given.out}")
     if given.html:
         print(f"page      {given.out.with_suffix('.html')}")
-    declared = read_parameters(given.notebook)
-    output = dict(given.p).get("output", declared["output"].default if "output" in declared else None)
     for kind, pattern in (("figure", "*.png"), ("figure", "*.svg"), ("table", "*.parquet")):
         for path in sorted(Path(output).glob(pattern)) if output else ():
             print(f"{kind:<8}  {path}")

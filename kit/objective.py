@@ -32,6 +32,9 @@ class Objective(nn.Module):
     needs_x = False
     """Whether the loss looks at the network's input."""
 
+    lr_factors: Mapping[str, float] = MappingProxyType({})
+    """The factor of the learning rate of parts that have one of their own, by the part's name."""
+
     lent: nn.Module | None = None
     """A part of the head that later blocks answer with, and this one trains (AL's decoder)."""
     borrowed: tuple[nn.Module, ...] = ()
@@ -77,3 +80,5 @@ class HeadSpec:
     """Turns the network's input into images in [0, 1]; None where nobody said how."""
     before: tuple[Objective, ...] = ()
     """The objectives of the blocks before it."""
+    source: Shape | None = None
+    """Of the block's input."""

@@ -13,14 +13,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, Union
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from kit.errors import unknown
 from kit.settings import adapter
 
-TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
+Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+TYPES = {"int": Integer, "float": float, "str": str, "bool": bool, "list": list}
+_LIMITS = {"finite_number": " and finite", "less_than": " below 2**63", "greater_than_equal": " of at least -2**63"}
+"""What a value of the right type lacks, by pydantic's name of the error."""
 
 
 @dataclass(frozen=True)
@@ -85,31 +88,41 @@ def _type(written: ast.expr) -> Any:
 
 
 def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter]) -> dict[str, object]:
-    """Return the given values as the declared types; text is read, `"False"` as False and `"a,b"` as a list."""
+    """Return the given values as the declared types: a tuple as a list, a path as text, a whole number as a float.
+
+    Raises ValueError for an unknown name and for a value of another type: a text is no number, nor is 1 a bool.
+    """
     values = {}
     for name, value in given.items():
         if name not in declared:
             raise unknown("parameter", name, declared)
         parameter = declared[name]
-        for reading in _readings(value):
-            with suppress(ValidationError):
-                values[name] = adapter(parameter.type).validate_python(reading)
-                break
-        else:
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
+        try:
+            values[name] = adapter(parameter.type).validate_python(list(plain) if isinstance(plain, tuple) else plain)
+        except ValidationError as error:
+            kind = parameter.written + _LIMITS.get(error.errors()[0]["type"], "")
             meaning = parameter.help and f" ({parameter.help})"
-            expected = f"{parameter.written}, such as {parameter.default!r}{meaning}"
-            raise ValueError(f"{name}={value!r}, but it must be {expected}")
+            raise ValueError(
+                f"{name}={value!r}, but it must be {kind}, such as {parameter.default!r}{meaning}"
+            ) from error
     return values
 
 
-def _readings(value: object) -> Iterator[object]:
-    """Yield what a value may stand for, `[a, b]` and `a,b` for lists of texts too; a text as it is comes last."""
-    value = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if isinstance(value, str):
-        bare = value[1:-1] if value[:1] + value[-1:] == "[]" else value
-        words = [word.strip() for word in bare.split(",") if word.strip()]
-        yield from (_literal(value), [_literal(word) for word in words], words)
-    yield list(value) if isinstance(value, tuple) else value
+def read_texts(given: Mapping[str, str], declared: Mapping[str, Parameter]) -> dict[str, object]:
+    """Return what texts of a command line stand for: `"False"` is False, `[a, b]` and `a,b` are lists of texts too.
+
+    What cannot be read stays as it is, for `check_values` to refuse.
+    """
+    return {name: _read(text, declared[name].type) if name in declared else text for name, text in given.items()}
+
+
+def _read(text: str, kind: Any) -> object:
+    words = [word.strip() for word in (text[1:-1] if text[:1] + text[-1:] == "[]" else text).split(",") if word.strip()]
+    for reading in (_literal(text), [_literal(word) for word in words], words):
+        with suppress(ValidationError):
+            return adapter(kind).validate_python(reading)
+    return text
 
 
 def _literal(text: str) -> object:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kit import seeds
 from kit.block import Block
 from kit.compute import amx_layers
-from kit.context import ExtraView, Needs, supplied
+from kit.context import Encoding, ExtraView, Needs, supplied
 from kit.modules import on
 from kit.objective import HeadSpec, Objective
 from kit.shapes import Shape, output_shapes
@@ -41,6 +41,7 @@ class Plan:
     """Builds the objective whose head watches a cut inside a block."""
     make_optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
     supply: Needs
+    encoding: Encoding
     dtype: torch.dtype | None
     channels_last: bool
     """Whether maps lie in memory with their channels last, whatever the order of their dimensions."""
@@ -76,8 +77,9 @@ class Plan:
         stage, index = on(self.device, stage), len(inputs) - 1
         (shape,) = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device), inputs[-1])
         spec = HeadSpec(
-            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before)
-        )
+            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before),
+            Shape(inputs[-1]),
+        )  # fmt: skip
         return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views)
 
     def _spec(self, stage: int, before: Sequence[Objective]) -> HeadSpec:
@@ -85,8 +87,9 @@ class Plan:
         classifier = self.classifier if stage == total - 1 else None
         shape, image = self.shapes[stage + 1], self.shapes[0]
         return HeadSpec(
-            shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before)
-        )
+            shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before),
+            self.shapes[stage],
+        )  # fmt: skip
 
     def _objective(self, spec: HeadSpec, build: Callable[[HeadSpec], Objective]) -> Objective:
         with seeds.seeded(self.seed, "head", spec.index):
@@ -99,7 +102,7 @@ class Plan:
         """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
         first = len(shapes) - len(stages) - 1
         with seeds.seeded(self.seed, "context", index):
-            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"])
+            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"], self.encoding)
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
                 context = ExtraView(name, shapes[first], view, context)

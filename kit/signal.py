@@ -49,14 +49,15 @@ class Signal:
                 object.__setattr__(self, part.name, getattr(detached, part.name))
 
     def advance(
-        self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None, views: Collection[str] = ()
-    ) -> Signal:
+        self, h: Tensor, keep_x: bool = False, depth: int = 0, target: Tensor | None = None,
+        views: Collection[str] = (), entered: Tensor | None = None,
+    ) -> Signal:  # fmt: skip
         """Return the signal for the next block: the same batch with `h`, cut from its graph, as activations.
 
         `keep_x`, `depth` and `views` say what later blocks ask for: the network's input, so many of the inputs of
-        blocks, views by name.
+        blocks, views by name. `entered` is the block's input with its context, where that is what they ask for.
         """
-        context = (self.h, *self.context)[:depth]
+        context = (self.h if entered is None else dense(entered), *self.context)[:depth]
         kept = {name: view for name, view in self.views.items() if name in views}
         x = self.x if keep_x else None
         return replace(self, h=dense(h.detach()), x=x, context=context, target=target, views=kept)

@@ -16,8 +16,15 @@ NETWORKS = {
     "resnet20": {"backbone": "resnet20", "width": 0.25, "num_blocks": 3},
     "mlp": {"backbone": "mlp", "width": 0.25, "backbone_options": {"depth": 4, "norm": "batch"}, "num_blocks": 4},
 }
-OPTIONS = {"deinforeg": {"widths": (64, 64, 64)}, "scpl": {"widths": (64, 32)}, "al": {"hidden": 64, "code": 32}}
-TASKS = {"infopro contrast": {"method": "infopro", "options": {"task": "contrast"}}}
+OLD = {  # the forms that were the defaults when the lines were first printed
+    "predsim": {"similarity": "flat", "classifier": "pooled"},
+    "scpl": {"contrast": "supcon", "projector": "mlp-bn"},
+    "infopro": {"contrast": "supcon", "init": "pytorch"},
+}
+OLD_CONTEXT = {"reads": "received", "repeated": "encode", "encoders": "plain"}
+OPTIONS = {"deinforeg": {"widths": (64, 64, 64)}, "al": {"hidden": 64, "code": 32}}
+OPTIONS |= {"scpl": {"widths": (64, 32)} | OLD["scpl"], "predsim": OLD["predsim"], "infopro": OLD["infopro"]}
+TASKS = {"infopro contrast": {"method": "infopro", "options": {"task": "contrast"} | OLD["infopro"]}}
 CASES = {
     "stagewise": {"method": "greedy", "stagewise": True, "augment": "none"},
     "stagewise al": {"method": "al", "stagewise": True, "augment": "none", "options": OPTIONS["al"]},
@@ -25,8 +32,10 @@ CASES = {
               "views": ("top", "bottom")},
     "by need": {"method": "greedy", "epochs": 3, "grow": {"when": "plateau", "patience": 1, "start": 1, "min_gain": 1}},
     "lars": {"method": "deinforeg", "optimizer": "lars", "lr": 0.2, "options": OPTIONS["deinforeg"]},
-    "sgd": {"method": "predsim", "optimizer": "sgd", "nesterov": True, "schedule": "step", "warmup_epochs": 0.2},
-    "scaled": {"method": "deinforeg", "options": {"widths": (64, 32), "variant": "scaled", "classifier": "unmerge"}},
+    "sgd": {"method": "predsim", "options": OLD["predsim"], "optimizer": "sgd", "nesterov": True, "schedule": "step",
+            "warmup_epochs": 0.2},
+    "scaled": {"method": "deinforeg", "options": {"widths": (64, 32), "variant": "scaled", "classifier": "unmerge",
+                                                    "hidden": (512,)}},
     "noise": {"method": "greedy", "noise": "instance", "noise_rate": 0.4, "noisy_val": True},
     "bf16": {"method": "greedy", "precision": "bf16"},
 }  # fmt: skip
@@ -51,7 +60,10 @@ def cases():
         methods = {name: {"method": name, "options": OPTIONS.get(name, {})} for name in kit.METHODS} | TASKS
         for name, method in methods.items():
             for context in ("none", "E", "R1E"):
-                yield f"{network} {name} {context}", shared | method | {"context": context}
+                yield (
+                    f"{network} {name} {context}",
+                    shared | method | {"context": context, "context_options": OLD_CONTEXT},
+                )
     for name, settings in CASES.items():
         yield f"resnet20 {name}", NETWORKS["resnet20"] | settings
 

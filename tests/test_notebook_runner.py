@@ -14,6 +14,7 @@ import pytest
 
 from kit import cpu_allocator
 from kit.notebook import NotebookFailed, main, run_notebook
+from tests import kills
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = """epochs: int = 1  # passes over the training set
@@ -140,6 +141,43 @@ def test_lines_arrive_while_the_cell_runs(notebook):
     assert (run.returncode, out, err) == (0, "notebook  out.ipynb\n", "done\n")
 
 
+def test_what_a_killed_run_left_is_swept_and_what_a_running_one_needs_is_not(notebook):
+    source = notebook("import os, time", "print(os.getpid())\ntime.sleep(0 if quick else 60)")
+    runs = [start(str(source), f"{name}.ipynb", "-p", "quick", "False", stdout=subprocess.PIPE) for name in "ab"]
+    kernels = [int(run.stdout.readline()) for run in runs]
+    left = {run: next(Path().glob(f".{name}.ipynb.run-*")) for run, name in zip(runs, "ab", strict=True)}
+    assert {"lock", "kernel.json"} <= set(os.listdir(left[runs[0]]))
+    runs[0].kill()
+    runs[0].wait()
+    assert left[runs[0]].exists()
+    run_notebook(source, "c.ipynb")
+    assert not left[runs[0]].exists() and left[runs[1]].exists()
+    runs[1].send_signal(signal.SIGTERM)
+    assert runs[1].wait(30) == 130
+    for run in runs:
+        run.stdout.close()
+    assert sorted(os.listdir()) == ["b.failed.ipynb", "c.ipynb", "lesson.ipynb"]
+    assert not any(map(_alive, kernels))
+
+
+def test_what_is_put_in_place_has_the_users_mode_and_the_kernels_key_its_owners_alone(notebook):
+    source = notebook("import os", "print(oct(os.stat(os.environ['IPYTHONDIR'] + '/kernel.json').st_mode))")
+    before = os.umask(0o027)
+    try:
+        run_notebook(source, "new/o.ipynb", html=True)
+        run_notebook(source, "o.ipynb", html=True)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in map(Path, ("o.ipynb", "o.html", "new/o.ipynb"))] == [0o640] * 3
+    assert Path("new").stat().st_mode & 0o777 == 0o750
+    assert printed("o.ipynb") == "0o100600\n"
+
+
+def test_a_page_is_named_after_its_file_and_not_by_it(notebook):
+    run_notebook(notebook(), "<img src=x onerror=alert(1)>.ipynb", html=True)
+    assert "<img src=x" not in Path("<img src=x onerror=alert(1)>.html").read_text()
+
+
 @pytest.mark.parametrize(("end", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 130), (signal.SIGINT, 130)])
 def test_an_ended_run_leaves_no_notebook_and_no_kernel(notebook, end, code):
     source = notebook("import os, time", "print(os.getpid())\ntime.sleep(60)")
@@ -188,6 +226,35 @@ def test_refuses_at_once(notebook, monkeypatch, capsys, arguments, message):
     assert os.listdir() == ["lesson.ipynb"]
 
 
+WRONG = {
+    "epochs": ["True", "2.5", "None", "[1]", "1" + "0" * 30, "nan", "{}"],
+    "lr": ["True", "None", "[0.1]", "nan", "inf", "Infinity", "1e400"],
+    "noisy_val": ["0", "1", "None", "no"],
+    "nesterov": ["no", "0"],
+    "seed": ["None", "True", "[1]", "0.0", "1" + "0" * 30],
+    "data_seed": ["[1]", "None"],
+    "num_blocks": ["None", "2.0", "four"],
+    "limit": ["0.5", "[1]", "all"],
+    "weight_decay": ["True", "nan"],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_refuses_what_an_experiment_file_refuses(tmp_path, monkeypatch, capsys, name):
+    """Before a kernel starts: all that the type of a parameter tells; a text may be a number here."""
+    monkeypatch.setattr("papermill.execute_notebook", lambda *_, **__: pytest.fail("a kernel was started"))
+    for text in WRONG[name]:
+        given = [str(ROOT / "notebooks/one_run.ipynb"), str(tmp_path / "out.ipynb"), "-p", name, text]
+        assert main(given) == 2, text
+        assert f"error: {name}=" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_from_python_are_no_texts(notebook):
+    with pytest.raises(ValueError, match="quick='False', but it must be bool, such as True"):
+        run_notebook(notebook(), "out.ipynb", {"quick": "False"})
+
+
 def test_lists_the_parameters(notebook, capsys):
     assert main([str(notebook()), "--list"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -195,3 +262,25 @@ def test_lists_the_parameters(notebook, capsys):
         "quick: bool = True                       ",
         "output: str = 'results'                  where figures and tables go",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_wherever_it_renames_or_removes_a_file_a_run_ends_as_if_undisturbed(notebook, tmp_path):
+    """Runner and kernel each end at every such call, one a start, with a page and over an earlier failure."""
+    source = notebook(
+        "import pathlib\nseen = pathlib.Path('seen')\nseen.touch()",
+        "seen.replace('done')\nprint('the same bits')",
+    )
+    places = {name: tmp_path / name for name in ("whole", "killed")}
+    for place in places.values():
+        place.mkdir()
+    command = [sys.executable, "-m", "kit.notebook", str(source.resolve()), "new/out.ipynb", "--html"]
+    subprocess.run(command, cwd=places["whole"], env=kills.environment(tmp_path), check=True)
+    codes = [run.returncode for run in kills.starts(command, tmp_path, "/killed/", cwd=places["killed"])]
+    assert codes[-1] == 0 and len(codes) > 6 and set(codes[:-1]) <= {-9, 1}, codes
+    assert (
+        kills.tree(places["killed"]) == kills.tree(places["whole"]) == {"done", "new", "new/out.ipynb", "new/out.html"}
+    )
+    assert not list((tmp_path / "temporary").iterdir())
+    assert printed(places["killed"] / "new/out.ipynb") == printed(places["whole"] / "new/out.ipynb")

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from kit.parameters import check_values, read_parameters
+from kit.parameters import check_values, read_parameters, read_texts
 
 CELL = """
 # how long
@@ -50,30 +50,46 @@ def test_reads_names_defaults_and_help(declared):
     assert declared["lr"].help == ""
 
 
+def from_text(name, text, declared):
+    return check_values(read_texts({name: text}, declared), declared)[name]
+
+
 @pytest.mark.parametrize(
     ("name", "given", "value"),
     [
         ("epochs", "3", 3),
-        ("epochs", 3, 3),
         ("lr", "1e-3", 0.001),
-        ("lr", 1, 1.0),
+        ("lr", "0.1", 0.1),
         ("quick", "False", False),
         ("quick", "true", True),
-        ("quick", False, False),
         ("name", "None", None),
-        ("name", None, None),
         ("name", "3", "3"),
         ("methods", "bp", ["bp"]),
         ("methods", "bp,dgl", ["bp", "dgl"]),
         ("methods", "[bp, dgl]", ["bp", "dgl"]),
         ("methods", "['bp', 'a,b']", ["bp", "a,b"]),
-        ("methods", ("bp",), ["bp"]),
         ("methods", "", []),
         ("sizes", "1,2", [1, 2]),
         ("sizes", "7", [7]),
-        ("sizes", [], []),
         ("precision", "bf16", "bf16"),
         ("output", "False", "False"),
+    ],
+)
+def test_a_text_of_the_command_line_stands_for_a_value(declared, name, given, value):
+    result = from_text(name, given, declared)
+    assert result == value
+    assert type(result) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("epochs", 3, 3),
+        ("lr", 1, 1.0),
+        ("quick", False, False),
+        ("name", None, None),
+        ("methods", ("bp",), ["bp"]),
+        ("sizes", [], []),
         ("output", Path("runs/that"), "runs/that"),
     ],
 )
@@ -91,15 +107,26 @@ def test_values_become_the_declared_type(declared, name, given, value):
         ("epochs", 3.5),
         ("epochs", True),
         ("epochs", None),
+        ("epochs", "3"),
+        ("epochs", [1]),
+        ("epochs", 10**30),
+        ("epochs", -(10**30)),
         ("lr", "fast"),
+        ("lr", "0.1"),
         ("lr", False),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 10**400),
         ("quick", "yes"),
+        ("quick", "False"),
         ("quick", 1),
         ("name", 3),
         ("methods", 3),
+        ("methods", "bp"),
         ("methods", [3]),
         ("sizes", "1,two"),
         ("sizes", [1.5]),
+        ("sizes", [10**30]),
         ("precision", "fp16"),
         ("output", None),
     ],
@@ -107,6 +134,40 @@ def test_values_become_the_declared_type(declared, name, given, value):
 def test_refuses_another_type(declared, name, given):
     with pytest.raises(ValueError, match=f"^{name}=.*, but it must be "):
         check_values({name: given}, declared)
+
+
+TEXTS = [
+    ("epochs", "three"),
+    ("epochs", "3.5"),
+    ("epochs", "True"),
+    ("epochs", "None"),
+    ("epochs", "[1]"),
+    ("epochs", "1" + "0" * 30),
+    ("epochs", "1" * 5000),
+    ("lr", "nan"),
+    ("lr", "inf"),
+    ("lr", "-Infinity"),
+    ("lr", "1e400"),
+    ("lr", "[0.1]"),
+    ("quick", "yes"),
+    ("quick", "0"),
+    ("sizes", "1,two"),
+    ("sizes", "nan"),
+    ("precision", "fp16"),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), TEXTS, ids=[f"{name}={text[:9]}" for name, text in TEXTS])
+def test_refuses_a_text_that_stands_for_no_such_value(declared, name, given):
+    with pytest.raises(ValueError, match=f"^{name}=.*, but it must be "):
+        from_text(name, given, declared)
+
+
+def test_a_number_out_of_bounds_is_told_the_bound(declared):
+    with pytest.raises(ValueError, match="epochs=1000.*, but it must be int below 2.*63, such as 2"):
+        check_values({"epochs": 10**30}, declared)
+    with pytest.raises(ValueError, match="lr=nan, but it must be float and finite, such as 0.1"):
+        check_values({"lr": float("nan")}, declared)
 
 
 def test_the_refusal_says_what_was_given_what_is_expected_and_what_it_means(declared):

@@ -4,8 +4,6 @@ A batch folder holds `code/` (the frozen copy that all its cells run), `cells/` 
 and logs), and the joined table and report. Locks are the operating system's: they end with the process that holds them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -21,11 +19,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kit.files import atomic
-from kit.train.record import versions
-from workflow.experiment import ROOT, Experiment, locate, read
+from kit import notebook
+from kit.files import atomic, sweep
+from kit.processes import leave_with
+from workflow import progress
+from workflow.experiment import locate, read
+from workflow.schema import ROOT, Experiment
 
 COPIED = ("kit", "lessons", "notebooks", "workflow")
+PARENT = "KIT_BATCH_PARENT"
+"""The variable that tells schedulers and cells which process to end with."""
 
 
 def default_folder(experiment: str) -> Path:
@@ -34,7 +37,11 @@ def default_folder(experiment: str) -> Path:
 
 def freeze(experiment: Path, batch: Path) -> Path:
     """Copy the code into the batch unless it is there; return the copy of the experiment file."""
+    from kit.train.record import versions
+
     code = batch / "code"
+    for left in batch.glob(".code-*"):
+        shutil.rmtree(left)
     if not code.exists():
         draft = Path(tempfile.mkdtemp(prefix=".code-", dir=batch))
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".snakemake", "*.failed.ipynb")
@@ -42,8 +49,9 @@ def freeze(experiment: Path, batch: Path) -> Path:
             shutil.copytree(ROOT / name, draft / name, ignore=unwanted)
         place = draft / "workflow" / "experiments"
         shutil.copyfile(experiment, place / experiment.name)
-        given = read(experiment)
+        given = read(experiment, checked=True)
         if not given.source.is_relative_to(ROOT):
+            (place / given.notebook).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(given.source, place / given.notebook)
         about = {"experiment": experiment.stem, "date": f"{datetime.now():%Y-%m-%d %H:%M}", "versions": versions()}
         (draft / "frozen.json").write_text(json.dumps(about, indent=2) + "\n")
@@ -60,20 +68,26 @@ def freeze(experiment: Path, batch: Path) -> Path:
 
 
 def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> int:
-    """Run Snakemake in this process, under the batch's lock; return its exit code."""
+    """Run Snakemake in this process, under the batch's lock; return its exit code.
+
+    The lock is ours, and Snakemake's is off: a file that says "locked" outlives `kill -9`, and the next start would ask
+    for `--unlock`. A lock of the operating system's ends with its process.
+    """
     from snakemake.cli import main
 
+    scratch = batch / ".scheduler"
     command = ["--snakefile", str(batch / "code" / "workflow" / "Snakefile"), "--directory", str(batch)]
     command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--keep-going", "--nolock"]
-    command += ["--scheduler", "greedy", "--quiet", "rules", "host"]
-    command += ["--config", f"experiment={experiment}", f"root={arguments.root}"]
+    command += ["--scheduler", "greedy", "--quiet", "rules", "host", "--runtime-source-cache-path", str(scratch)]
     command += ["--resources", f"gpu={arguments.gpus}"] if arguments.gpus else []
+    command += ["--config", f"experiment={experiment}", f"root={arguments.root}"]
     if arguments.profile:
         command += ["--workflow-profile", arguments.profile, "--jobs", str(arguments.jobs)]
-    else:
+    else:  # cells are processes of this one, and end with it
+        command += [f"parent={os.getpid()}", f"temporary={tempfile.gettempdir()}"]
         command += ["--workflow-profile", "none", "--cores", str(arguments.jobs)]
     try:
-        with FileLock(batch / ".lock", timeout=0):
+        with FileLock(batch / ".lock", timeout=5), _temporary(scratch):  # a killed run's scheduler may take 5 s to end
             main(command + (["--dry-run"] if arguments.dry_run else []))
     except Timeout:
         raise ValueError(
@@ -84,19 +98,32 @@ def schedule(experiment: Path, batch: Path, arguments: argparse.Namespace) -> in
     return 0
 
 
+@contextlib.contextmanager
+def _temporary(folder: Path) -> Iterator[None]:
+    """Have this process's temporary files in `folder`, where the next one finds what a killed one left."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        shutil.rmtree(folder)
+
+
 def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
     """Run one cell's notebook and publish its result; one that is finished already is only published."""
-    from kit.notebook import run_notebook
-
     work, cell = batch / "work" / name, experiment.cells()[name]
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".cell-lock"):  # an orphan of a killed scheduler may be at work: wait for it
+        sweep(work)
         if not (work / "done.json").exists() or not readable(work / experiment.table):
             _note(batch, name, "start")
             begin = time.time()
             try:
                 with _gpu(gpus):
-                    run_notebook(experiment.source, work / "notebook.ipynb", cell["parameters"] | {"output": str(work)})
+                    given = cell["parameters"] | {"output": str(work)}
+                    notebook.run_notebook(experiment.source, work / "notebook.ipynb", given)
                 if not readable(work / experiment.table):
                     raise ValueError(f"{experiment.notebook} wrote no readable {experiment.table} into {work}")
             except BaseException as error:
@@ -106,12 +133,12 @@ def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
             _note(batch, name, "done", **spent)
             with atomic(work / "done.json") as draft:
                 draft.write_text(json.dumps(spent))
-        for source, target in (
-            (work / "notebook.ipynb", "notebook.ipynb"),
-            (work / experiment.table, "result.parquet"),
-        ):
-            with atomic(batch / "cells" / name / target) as draft:
-                shutil.copyfile(source, draft)
+        published = batch / "cells" / name
+        for left in published.glob(".*"):
+            left.unlink()
+        for source, target in (("notebook.ipynb", "notebook.ipynb"), (experiment.table, "result.parquet")):
+            with atomic(published / target) as draft:
+                shutil.copyfile(work / source, draft)
 
 
 def readable(path: Path) -> bool:
@@ -161,79 +188,40 @@ def set_damaged_aside(experiment: Experiment, batch: Path) -> None:
             print(f"{path} cannot be read: it was set aside, and cell {name} runs again")
 
 
-def held(lock: Path) -> bool:
-    """Say whether a process holds the lock."""
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-
-
-def status(experiment: Experiment, batch: Path) -> dict[str, list[str]]:
-    """Return the cells that are done, running, failed and left."""
-    found: dict[str, list[str]] = {"done": [], "running": [], "failed": [], "left": []}
-    for name in experiment.cells():
-        if (batch / "cells" / name / "result.parquet").exists():
-            found["done"].append(name)
-        elif held(batch / "work" / name / ".cell-lock"):
-            found["running"].append(name)
-        elif (batch / "work" / name / "notebook.failed.ipynb").exists():
-            found["failed"].append(name)
-        else:
-            found["left"].append(name)
-    return found
-
-
-def print_status(experiment: Experiment, batch: Path) -> None:
-    found = status(experiment, batch)
-    print(f"{experiment.name} in {batch}: " + ", ".join(f"{len(cells)} {kind}" for kind, cells in found.items()))
-    for name in found["failed"]:
-        print(f"  failed: {name}: see {batch / 'work' / name / 'notebook.failed.ipynb'}")
-    seconds = [json.loads(p.read_text())["seconds"] for p in (batch / "work").glob("*/done.json")]
-    each = sum(seconds) / len(seconds) if seconds else 60 * experiment.minutes
-    jobs = max(1, len(found["running"]))
-    left = each * (len(found["left"]) + len(found["failed"]) + len(found["running"]) / 2) / jobs
-    basis = f"measured on {len(seconds)}" if seconds else "the experiment file's guess"
-    print(f"expected: {left / 60:.0f} more minutes, {jobs} at a time ({each:.0f} s a cell, {basis})")
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Freeze the code, run the missing cells, join and report; return 0 if every cell is there."""
     from workflow import results
 
-    experiment = read(arguments.experiment)
+    experiment = read(arguments.experiment, here=not arguments.profile)
     path = locate(arguments.experiment)
-    batch = arguments.batch.resolve()
+    batch = arguments.batch
     batch.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(batch / ".freeze-lock", timeout=60):
             frozen = freeze(path, batch)
     except Timeout:
         raise ValueError(f"another process is preparing {batch}: wait for it") from None
-    begun = read(frozen)
-    if not held(batch / ".lock"):  # no scheduler is at work
+    begun = read(frozen, checked=True)
+    if not progress.held(batch / ".lock"):  # no scheduler is at work
         set_damaged_aside(begun, batch)
     options = ["--batch", str(batch), "--root", str(ROOT), "--jobs", str(arguments.jobs), "--gpus", str(arguments.gpus)]
     options += ["--profile", str(Path(arguments.profile).resolve())] if arguments.profile else []
     options += ["--dry-run"] if arguments.dry_run else []
     # Git must not take the frozen copy for the checkout around it; the copy's revision is in frozen.json.
-    environment = os.environ | {"PYTHONPATH": str(batch / "code"), "GIT_CEILING_DIRECTORIES": str(batch)}
+    environment = {"PYTHONPATH": str(batch / "code"), "GIT_CEILING_DIRECTORIES": str(batch), PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "workflow.batch", "schedule", str(frozen), *options]
-    code = subprocess.call(command, env=environment, cwd=batch / "code")
+    code = subprocess.call(command, env=os.environ | environment, cwd=batch / "code")
     if arguments.dry_run or code == 2:
         return code
-    print_status(begun, batch)
+    progress.print_status(begun, batch)
     results.report(experiment, begun, batch)
-    return 0 if len(status(begun, batch)["done"]) == len(begun.cells()) else 1
+    return 0 if len(progress.status(begun, batch)["done"]) == len(begun.cells()) else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m workflow.batch", description="Run a batch of notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "schedule", "status", "report", "cell"):
+    for name in ("run", "schedule", "status", "report", "paper", "cell"):
         command = commands.add_parser(name)
         command.add_argument("experiment", help="a name in workflow/experiments, or a .yaml file")
         command.add_argument("--batch", type=Path, help="folder of the batch; default runs/batches/EXPERIMENT")
@@ -245,9 +233,14 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--profile", default="", help="a Snakemake profile, such as workflow/profiles/slurm")
         command.add_argument("--dry-run", action="store_true", help="only say what would run")
     given = parser.parse_args(arguments)
-    given.batch = given.batch or default_folder(given.experiment)
+    if parent := os.environ.pop(PARENT, ""):
+        leave_with(int(parent))
+    given.batch = (given.batch or default_folder(given.experiment)).resolve()
     try:
         return _do(given)
+    except notebook.NotebookFailed as error:
+        print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -259,25 +252,22 @@ def _do(given: argparse.Namespace) -> int:
     if given.command == "schedule":
         return schedule(Path(given.experiment), given.batch, given)
     if given.command == "cell":
-        from kit.notebook import NotebookFailed
-
-        experiment, batch = read(given.experiment), given.batch.resolve()
         os.chdir(given.root)
-        try:
-            run_cell(experiment, given.cell, batch, given.gpus)
-        except NotebookFailed as error:
-            print(f"error: {error}", *getattr(error, "__notes__", []), sep="\n", file=sys.stderr)
-            return 1
+        run_cell(read(given.experiment, checked=True), given.cell, given.batch, given.gpus)
         return 0
-    experiment, batch = read(given.experiment), given.batch.resolve()
-    frozen = batch / "code" / "workflow" / "experiments" / locate(given.experiment).name
-    begun = read(frozen) if frozen.exists() else experiment
+    experiment = read(given.experiment, checked=given.command == "status")
+    frozen = given.batch / "code" / "workflow" / "experiments" / locate(given.experiment).name
+    begun = read(frozen, checked=True) if frozen.exists() else experiment
     if given.command == "status":
-        print_status(begun, batch)
+        progress.print_status(begun, given.batch)
+    elif given.command == "paper":
+        from workflow import published
+
+        published.print_paper(begun, given.batch)
     else:
         from workflow import results
 
-        results.report(experiment, begun, batch)
+        results.report(experiment, begun, given.batch)
     return 0
 
 

@@ -1,86 +1,20 @@
-"""Experiment files: what a batch runs, checked before anything runs."""
+"""Experiment files, read and checked: every word that cannot be meant is refused before anything runs."""
 
-from __future__ import annotations
-
-import itertools
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 from kit.errors import unknown
-from kit.methods import lookup
 from kit.parameters import check_values, read_parameters
-from kit.train.config import RunConfig
+from workflow.schema import NO_PARAMETERS, ROOT, Cell, Experiment, Paper, Rows, fill, listed, plain, published_figures
+from workflow.structure import Place, at, load, make
 
-ROOT = Path(__file__).resolve().parent.parent
+if TYPE_CHECKING:
+    from pandas import DataFrame  # a second's import, for every cell, of which most experiments need nothing
+
 FOLDER = ROOT / "workflow" / "experiments"
-NAMES = ("dataset", "backbone", "method", "augment", "noise", "optimizer", "schedule", "precision")
-"""Parameters that mean in every notebook what they mean in `RunConfig`: the names they may be are known beforehand."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """A grid of notebook runs: cases × grid × seeds, and how their results are read."""
-
-    name: str
-    title: str
-    notebook: str
-    """The notebook that runs a cell: its path from the project's folder, or from the experiment file's."""
-    table: str
-    """The tidy Parquet file that it writes into its output folder."""
-    seeds: list
-    about: str = ""
-    """What is asked, and of what size: for the report's head."""
-    fixed: dict = field(default_factory=dict)
-    """Parameters that are the same in every cell."""
-    cases: dict = field(default_factory=lambda: {"run": {}})
-    """What is compared: name → parameters, and under `paper` the columns of `paper_results.csv` that it answers."""
-    grid: list = field(default_factory=lambda: [{}])
-    """A list of {parameter: [values]}; `cases` in an entry names the cases that it holds for, by default all."""
-    seed_parameters: list = field(default_factory=lambda: ["seed"])
-    """The parameters that take a cell's seed."""
-    minutes: float = 10.0
-    """Expected time of one cell: for schedulers, and until one is finished."""
-    threads: int = 1
-    gpu: int = 0
-    """GPUs that a cell takes."""
-    memory_mb: int = 2000
-    measures: dict = field(default_factory=dict)
-    """Name → how one number is read from a cell's table: see `results.measured`."""
-    claims: list = field(default_factory=list)
-    home: str = ""
-    """The experiment file's folder; set by `read`."""
-    published: list = field(default_factory=list)
-    """{source, measure, differs}: rows of `paper_results.csv` to set beside what was measured."""
-
-    @property
-    def source(self) -> Path:
-        """The notebook's file."""
-        inside = ROOT / self.notebook
-        return inside if inside.exists() else Path(self.home) / self.notebook
-
-    def cells(self) -> dict[str, dict]:
-        """Return every cell: its name, which is its folder's, → {case, seed, point, parameters}."""
-        cells: dict[str, dict] = {}
-        for case, point, seed in self._points():
-            given = {key: value for key, value in self.cases[case].items() if key != "paper"}
-            parameters = self.fixed | given | point | {name: seed for name in self.seed_parameters}
-            name = _slug([case, *(f"{key}-{value}" for key, value in point.items()), f"seed-{seed}"])
-            if name in cells:
-                raise ValueError(f"two cells would write the same files, {name}: a case, grid value or seed is twice")
-            cells[name] = {"case": case, "seed": seed, "point": point, "parameters": parameters}
-        return cells
-
-    def _points(self) -> Iterator[tuple[str, dict, int]]:
-        for entry in self.grid:
-            values = {key: value for key, value in entry.items() if key != "cases"}
-            for case in entry.get("cases", self.cases):
-                for combination in itertools.product(*values.values()):
-                    for seed in self.seeds:
-                        yield case, dict(zip(values, combination, strict=True)), seed
 
 
 def locate(experiment: str | Path) -> Path:
@@ -89,99 +23,205 @@ def locate(experiment: str | Path) -> Path:
     return path if path.suffix == ".yaml" else FOLDER / f"{path}.yaml"
 
 
-def read(path: str | Path) -> Experiment:
+def read(path: str | Path, *, checked: bool = False, here: bool = False) -> Experiment:
     """Return the experiment of a YAML file, or of a name in workflow/experiments.
 
-    Raises ValueError, naming file and key, for what is unknown, missing, empty, of another type, or would write one
-    file twice; every cell's parameters are checked against the notebook's.
+    Raises ValueError, naming file, line and key, for what is unknown, missing, there twice, empty, of another type, or
+    would write one file twice; for parameters that the notebook does not have; for settings that no cell could run
+    with, of devices only if the cells run `here`. A file that was `checked` before is only read.
     """
     path = locate(path)
     if not path.is_file():
         raise unknown(f"experiment in {path.parent}", path.stem, sorted(p.stem for p in path.parent.glob("*.yaml")))
-    try:
-        given = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    try:
-        experiment = replace(_build(path.stem, given), home=str(path.resolve().parent))
-        _check_cells(experiment)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    document = load(path)
+    with document.errors_placed():
+        given = document.given
+        if isinstance(given, dict) and isinstance(given.get("grid"), dict):
+            given["grid"] = [given["grid"]]
+        experiment = make(Experiment, given, "experiment", name=path.stem, home=str(path.resolve().parent))
+        if not checked:
+            check(experiment, here)
     return experiment
 
 
-def _build(name: str, given: object) -> Experiment:
-    if not isinstance(given, Mapping):
-        raise ValueError("expected a mapping of keys to values, such as title: …, notebook: …, seeds: […]")
-    kinds = {f.name: f.type for f in fields(Experiment) if f.name not in ("name", "home")}
-    for key in given:
-        if key not in kinds:
-            raise unknown("key", key, kinds)
-    missing = [key for key in ("title", "notebook", "table", "seeds") if key not in given]
-    if missing:
-        raise ValueError(f"the key {missing[0]!r} is missing")
-    given = dict(given)
-    if isinstance(given.get("grid"), Mapping):
-        given["grid"] = [given["grid"]]
-    types = {"str": str, "list": list, "dict": Mapping, "int": int, "float": int | float}
-    for key, value in given.items():
-        if not isinstance(value, types[kinds[key]]) or isinstance(value, bool):
-            raise ValueError(f"{key}={value!r}, but it has to be of type {kinds[key]}")
-    experiment = Experiment(name=name, **given)
+def check(experiment: Experiment, here: bool = False) -> None:
+    """Raise ValueError, placed, for the first thing that cannot be meant."""
     _check_grid(experiment)
-    return experiment
+    _check_parameters(experiment)
+    cells = {name: cell for name, cell in experiment.cells().items() if cell["seed"] == experiment.seeds[0]}
+    _check_measures(experiment, cells)
+    _check_claims(experiment, cells)
+    if experiment.published or any("paper" in parameters for parameters in experiment.cases.values()):
+        figures = published_figures()
+        _check_papers(experiment, cells, figures)
+        _check_figures(experiment, figures)
+    if experiment.source.resolve() == ROOT / "notebooks" / "one_run.ipynb":
+        _check_runs(experiment, cells, here)
 
 
 def _check_grid(experiment: Experiment) -> None:
     empty = "so the grid is empty: there is nothing to run"
-    for key in ("seeds", "grid", "cases", "seed_parameters"):
-        if not getattr(experiment, key):
-            raise ValueError(f"{key} has no entry, {empty}")
-    for entry in experiment.grid:
-        if not isinstance(entry, Mapping):
-            raise ValueError(f"grid: {entry!r} is not a mapping of parameters to lists of values")
+    for key in ("seeds", "grid", "cases", "seed_parameters", "measures"):
+        with at(key):
+            if not getattr(experiment, key):
+                raise ValueError(f"{key} has no entry, {'so nothing is read' if key == 'measures' else empty}")
+    for index, entry in enumerate(experiment.grid):
         for key, values in entry.items():
-            if not isinstance(values, list):
-                raise ValueError(f"grid: {key}={values!r}, but it has to be a list of values, such as [{values!r}]")
-            if not values:
-                raise ValueError(f"grid: {key} has no value, {empty}")
-        for case in entry.get("cases", ()):
-            if case not in experiment.cases:
-                raise unknown("case", case, experiment.cases)
+            with at("grid", index, key):
+                if not isinstance(values, list):
+                    raise ValueError(f"{key}={values!r}, but it has to be a list of values, such as [{values!r}]")
+                if not values:
+                    raise ValueError(f"{key} has no value, {empty}")
+        for case in entry.get("cases", experiment.cases):
+            with at("grid", index, "cases"):
+                _among("case", case, experiment.cases)
+            for key in entry.keys() & experiment.cases[case].keys():
+                with at("cases", case, key):
+                    raise ValueError(f"{key!r} is in grid[{index}], which has this case, too: which of the two counts?")
+
+
+def _among(kind: str, given: object, allowed: Sequence | Mapping) -> None:
+    if given not in list(allowed):
+        raise unknown(kind, given, allowed)
+
+
+def _check_parameters(experiment: Experiment) -> None:
+    """Check every parameter against what the notebook declares."""
+    with at("notebook"):
+        declared = read_parameters(experiment.source if experiment.source.exists() else ROOT / experiment.notebook)
+        if "output" not in declared:
+            raise ValueError(f"{experiment.notebook} has no parameter 'output': cells would write into one folder")
+    with at("table"):
+        if Path(experiment.table).name != experiment.table or not experiment.table.endswith(".parquet"):
+            raise ValueError(f"table={experiment.table!r}, but it has to be the name of a file, NAME.parquet")
+    for place, name, value in _parameters(experiment):
+        with at(*place):
+            if name == "output":
+                raise ValueError("the parameter 'output' is the batch's: every cell gets a folder of its own")
+            if name in experiment.seed_parameters and place[0] != "seed_parameters":
+                raise ValueError(f"{name!r} takes the cell's seed, as seed_parameters says: which of the two counts?")
+            check_values({name: value}, declared)
+
+
+def _parameters(experiment: Experiment) -> Iterator[tuple[Place, str, object]]:
+    """Give every parameter of the file: where it stands, its name, its value."""
+    for name, value in experiment.fixed.items():
+        yield ("fixed", name), name, value
     for case, parameters in experiment.cases.items():
-        if not isinstance(parameters, Mapping):
-            raise ValueError(f"cases: {case}: {parameters!r} is not a mapping of parameters to values")
-    for claim in experiment.claims:
-        for key in ("text", "measure", "ours", "theirs"):
-            if key not in claim:
-                raise ValueError(f"claims: {claim!r} lacks the key {key!r}")
-        for key in claim:
-            if key not in ("text", "measure", "ours", "theirs", "where", "better"):
-                raise unknown("key of a claim", key, ("text", "measure", "ours", "theirs", "where", "better"))
-        for key in ("ours", "theirs"):
-            if claim[key] not in experiment.cases:
-                raise unknown("case", claim[key], experiment.cases)
-    for used in [*experiment.claims, *experiment.published]:
-        if used.get("measure") not in experiment.measures:
-            raise unknown("measure", used.get("measure"), experiment.measures)
+        for name, value in parameters.items():
+            if name not in NO_PARAMETERS:
+                yield ("cases", case, name), name, value
+        for index, entry in enumerate(parameters.get("tables", ())):
+            for name, value in entry.items() if "when" in entry else [("tables", entry)]:
+                if name != "when":
+                    yield ("cases", case, "tables", index, name), name, value
+    for index, entry in enumerate(experiment.grid):
+        for name, values in entry.items():
+            for value in values if name != "cases" else ():
+                yield ("grid", index, name), name, value
+    for index, name in enumerate(experiment.seed_parameters):
+        for seed in experiment.seeds:
+            yield ("seed_parameters", index), name, seed
 
 
-def _check_cells(experiment: Experiment) -> None:
-    """Check every cell's parameters against what the notebook declares."""
-    declared = read_parameters(experiment.source if experiment.source.exists() else ROOT / experiment.notebook)
-    if "output" not in declared:
-        raise ValueError(f"{experiment.notebook} has no parameter 'output': cells would write into one folder")
-    for name, cell in experiment.cells().items():
-        if "output" in cell["parameters"]:
-            raise ValueError("the parameter 'output' is the batch's: every cell gets a folder of its own")
-        try:
-            values = check_values(cell["parameters"], declared)
-            RunConfig(output=None, **{key: values[key] for key in NAMES if values.get(key) is not None})
-            for method in values.get("methods", ()):
-                lookup(method)
-        except ValueError as error:
-            raise ValueError(f"cell {name}: {error}") from error
+def _check_rows(where: Rows, known: Mapping[str, Sequence], kind: str = "parameter of the grid:") -> None:
+    """Check the columns that a `where` names, and their values; if they have no `kind`, there may be others."""
+    for name, value in where.items():
+        with at(name):
+            if kind:
+                _among(kind, name, known)
+            for item in listed(value) if name in known else ():
+                _among(f"value of {name}:", item, [plain(one) for one in known[name]])
 
 
-def _slug(parts: list[str]) -> str:
-    return "__".join(re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts)
+def _check_measures(experiment: Experiment, cells: Mapping[str, Cell]) -> None:
+    known = experiment.grid_values | {"case": list(experiment.cases), "seed": experiment.seeds}
+    for name, measure in experiment.measures.items():
+        with at("measures", name, "where"):
+            _check_rows(measure.where, known, "")
+        with at("measures", name, "less"):
+            _check_rows(measure.less, experiment.grid_values)
+            found = [len(_points(cells, case, measure.less)) for case in experiment.cases] if measure.less else [1]
+            if max(found) != 1:
+                many = "no cell has" if max(found) == 0 else "several points of the grid have"
+                raise ValueError(f"less={measure.less!r}, but {many} these values: name one point")
+
+
+def _points(cells: Mapping[str, Cell], case: str, where: Rows) -> list[dict]:
+    """Return the grid's points that a case has, of those that `where` names."""
+    points = [cell["point"] for cell in cells.values() if cell["case"] == case]
+    return [p for p in points if all(plain(p.get(name)) in listed(value) for name, value in where.items())]
+
+
+def _check_claims(experiment: Experiment, cells: Mapping[str, Cell]) -> None:
+    texts: dict[str, int] = {}
+    for index, claim in enumerate(experiment.claims):
+        with at("claims", index):
+            with at("measure"):
+                _among("measure", claim.measure, experiment.measures)
+            for key, case in (("ours", claim.ours), ("theirs", claim.theirs)):
+                with at(key):
+                    _among("case", case, experiment.cases)
+            with at("where"):
+                _check_rows(claim.where, experiment.grid_values)
+            points = [_points(cells, case, claim.where) for case in (claim.ours, claim.theirs)]
+            if claim.ours == claim.theirs or not any(point in points[1] for point in points[0]):
+                raise ValueError(f"ours={claim.ours!r} and theirs={claim.theirs!r} have no two cells to compare")
+            with at("text"):
+                if texts.setdefault(claim.text, index) != index:
+                    raise ValueError(f"{claim.text!r} is the text of claims[{texts[claim.text]}] too: tell them apart")
+
+
+def _check_papers(experiment: Experiment, cells: Mapping[str, Cell], figures: "DataFrame") -> None:
+    """Check the columns of `paper_results.csv` that cells answer, filled with their parameters."""
+    for cell in cells.values():
+        with at("cases", cell["case"], "paper"):
+            paper = experiment.cases[cell["case"]].get("paper")
+            for column, text in asdict(make(Paper, paper, "paper")).items() if paper is not None else ():
+                with at(column):
+                    _published(figures, column, fill(text, cell["parameters"]))
+
+
+def _check_figures(experiment: Experiment, figures: "DataFrame") -> None:
+    for index, entry in enumerate(experiment.published):
+        with at("published", index):
+            with at("measure"):
+                _among("measure", entry.measure, experiment.measures)
+            with at("source"):
+                rows = _published(figures, "source", entry.source)
+            with at("metric"):
+                rows = _published(rows, "metric", entry.metric)
+            with at("where"):
+                _check_rows(entry.where, {column: sorted(set(rows[column])) for column in rows}, "column")
+
+
+def _published(figures: "DataFrame", column: str, value: str) -> "DataFrame":
+    """Return the published figures that have the value in that column, of which there has to be one."""
+    _among(f"{column} of paper_results.csv:", value, sorted(set(figures[column])))
+    return figures[figures[column] == value]
+
+
+def _check_runs(experiment: Experiment, cells: Mapping[str, Cell], here: bool) -> None:
+    """Check that the settings of every cell make a run, and that its table has what is read."""
+    from lessons import one_run
+
+    with at("table"):
+        _among("table of one_run.ipynb:", experiment.table, [one_run.TABLE])
+    columns = [*experiment.grid_values, "case", "seed", *one_run.COLUMNS]
+    for name, measure in experiment.measures.items():
+        with at("measures", name, "metric"):
+            _among("metric", measure.metric, one_run.METRICS)
+        for column in measure.where:
+            with at("measures", name, "where", column):
+                _among("column", column, columns)
+    declared = read_parameters(experiment.source)
+    defaults = {name: parameter.default for name, parameter in declared.items()}
+    for name, cell in cells.items():
+        given = check_values(cell["parameters"], declared)
+        if not here and re.fullmatch(r"cuda(:\d+)?", given.get("device", "")):
+            given["device"] = "cpu"  # which GPUs there are is for the cells to see
+        with at("cases", cell["case"]):
+            try:
+                one_run.run_config(**defaults | given)
+            except ValueError as error:
+                raise ValueError(f"cell {name}: {error}") from error

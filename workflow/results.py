@@ -1,7 +1,5 @@
 """From the cells' tables to one tidy table, statistics over seeds, verdicts and the paper's figures beside ours."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Mapping
@@ -9,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from kit.errors import unknown
-from kit.files import atomic
-from workflow.experiment import ROOT, Experiment
+from kit.files import atomic, sweep
+from workflow.schema import ROOT, Experiment, Measure, Rows, fill, listed, plain, published_figures
 
 CONFIDENCE = 0.95
-MEASURE_KEYS = ("metric", "split", "exit", "epoch", "where", "less", "error", "scale")
 VERDICTS = ("holds", "does not hold", "not decided at this n")
 
 
@@ -33,15 +31,11 @@ def join(experiment: Experiment, batch: Path) -> tuple[pd.DataFrame, list[str]]:
             missing.append(name)
             continue
         about = {"case": cell["case"], **cell["point"], "seed": cell["seed"]}
-        parts.append(table.assign(**{key: _plain(value) for key, value in about.items()}))
+        parts.append(table.assign(**{key: plain(value) for key, value in about.items()}))
     if not parts:
         return pd.DataFrame(), missing
     table = pd.concat(parts, ignore_index=True)
     return table[[*_keys(experiment), "seed", *[c for c in table if c not in {*_keys(experiment), "seed"}]]], missing
-
-
-def _plain(value: object) -> object:
-    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _keys(experiment: Experiment) -> list[str]:
@@ -52,57 +46,59 @@ def _keys(experiment: Experiment) -> list[str]:
 def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataFrame:
     """Return one number per cell, column `value`, read from the joined `table` as the measure `name` says.
 
-    Keys of a measure: `metric` and `split` (default accuracy and test); `exit`: `last`, a number, `chosen` (the best on
-    validation at that epoch) or `all`; `epoch`: `last`, `chosen` (the best on validation, with its exit if that is
-    chosen too) or `best` (the highest on the split itself: to describe a curve, not to choose by);
-    `where: {column: value}` reads those rows only; `less: {parameter: value}` gives the value of the same case and seed
-    there, less this one; `error: true` gives 100 · (1 − value), `scale` multiplies.
+    A cell whose table has no such row gives none. Raises ValueError for a column that is not there, and where a cell
+    has several numbers.
     """
-    spec = experiment.measures[name]
-    for key in spec:
-        if key not in MEASURE_KEYS:
-            raise unknown(f"key of measure {name!r}:", key, MEASURE_KEYS)
-    keys = [*_keys(experiment), "seed"]
-    rows = table[table["metric"] == spec.get("metric", "accuracy")]
-    for column, value in spec.get("where", {}).items():
-        rows = rows[rows[column] == value]
+    measure, keys = experiment.measures[name], [*_keys(experiment), "seed"]
+    for column in measure.where:
+        if column not in table:
+            raise unknown(f"column in the measure {name!r}:", column, table)
+    rows = _rows(table[table["metric"] == measure.metric], measure.where)
     picked = []
     for _, cell in rows.groupby(keys, sort=False, dropna=False):
-        own, val = (
-            cell[cell["split"] == split] if "split" in cell else cell for split in (spec.get("split", "test"), "val")
-        )
-        if len(own):
-            picked.append(_pick(own, val, spec))
-    if not picked:
-        return pd.DataFrame(columns=[*keys, "value"])
-    found = pd.concat(picked, ignore_index=True)[[*keys, "value"]]
-    if "less" in spec:
-        found = _less(found, spec["less"])
-    value = 100 * (1 - found["value"]) if spec.get("error") else found["value"]
-    return found.assign(value=value * spec.get("scale", 1))
+        own, val = (cell[cell["split"] == split] if "split" in cell else cell for split in (measure.split, "val"))
+        picked.append(_pick(own, val, measure))
+        if len(picked[-1]) > 1:
+            differ = [column for column in cell if column != "value" and picked[-1][column].nunique(dropna=False) > 1]
+            raise ValueError(
+                f"the measure {name!r} finds {len(picked[-1])} numbers in one cell, which differ in "
+                f"{', '.join(differ)}: say which is meant with where"
+            )
+    found = pd.concat(picked, ignore_index=True) if picked else rows
+    found = found[[*keys, "value"]]
+    if measure.less:
+        found = _less(found, measure.less)
+    value = 100 * (1 - found["value"]) if measure.error else found["value"]
+    return found.assign(value=value * measure.scale)
 
 
-def _pick(own: pd.DataFrame, val: pd.DataFrame, spec: Mapping) -> pd.DataFrame:
-    """Return the row of one cell that the measure reads: exit and epoch, chosen on validation where so said."""
-    exit_, epoch = spec.get("exit", "last"), spec.get("epoch", "last")
-    if exit_ not in ("chosen", "all"):
-        number = own["block"].max() if exit_ == "last" else exit_
+def _rows(table: pd.DataFrame, where: Rows) -> pd.DataFrame:
+    for column, value in where.items():
+        table = table[table[column].isin(listed(value))]
+    return table
+
+
+def _pick(own: pd.DataFrame, val: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """Return the row of one cell that is read: exit and epoch, chosen on validation where so said."""
+    if measure.exit not in ("chosen", "all"):
+        number = own["block"].max() if measure.exit == "last" else measure.exit
         own, val = own[own["block"] == number], val[val["block"] == number]
-    if epoch == "last":
+    if measure.epoch == "last":
         own, val = own[own["epoch"] == own["epoch"].max()], val[val["epoch"] == val["epoch"].max()]
-    if epoch == "best":
-        return own.loc[[own["value"].idxmax()]]
-    if "chosen" in (exit_, epoch):
-        best = val.loc[val["value"].idxmax()]
-        own = own[(own["block"] == best["block"]) & (own["epoch"] == best["epoch"])]
+    if measure.epoch == "best":
+        return own.nlargest(1, "value")
+    if "chosen" in (measure.exit, measure.epoch):
+        best = val.nlargest(1, "value")[["block", "epoch"]]
+        own = own.merge(best)
     return own
 
 
-def _less(found: pd.DataFrame, where: Mapping) -> pd.DataFrame:
-    reference = found[(found[list(where)] == pd.Series(where)).all(axis=1)].set_index(["case", "seed"])["value"]
-    pairs = pd.MultiIndex.from_frame(found[["case", "seed"]])
-    found = found.assign(value=reference.reindex(pairs).to_numpy() - found["value"].to_numpy())
-    return found[~(found[list(where)] == pd.Series(where)).all(axis=1)].dropna(subset="value")
+def _less(found: pd.DataFrame, where: Rows) -> pd.DataFrame:
+    there = _rows(found, where)
+    reference = there.set_index(["case", "seed"])["value"]
+    rest = found.drop(there.index)
+    pairs = pd.MultiIndex.from_frame(rest[["case", "seed"]])
+    return rest.assign(value=reference.reindex(pairs).to_numpy() - rest["value"].to_numpy()).dropna(subset="value")
 
 
 def measures(experiment: Experiment, table: pd.DataFrame) -> pd.DataFrame:
@@ -121,7 +117,8 @@ def summary(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
     keys = ["measure", *_keys(experiment)]
     for key, seeds in values.groupby(keys, sort=False, dropna=False)["value"]:
         low, high = _interval(seeds)
-        numbers = {"mean": seeds.mean(), "std": seeds.std(), "n": len(seeds), "low": low, "high": high}
+        numbers = {"mean": seeds.mean(), "std": seeds.std(), "median": seeds.median(), "n": len(seeds)}
+        numbers |= {"low": low, "high": high}
         rows.append({**dict(zip(keys, key, strict=True)), **numbers, "of": len(experiment.seeds)})
     return pd.DataFrame(rows)
 
@@ -148,19 +145,17 @@ def tests(experiment: Experiment, values: pd.DataFrame) -> pd.DataFrame:
 
     keys, rows = [key for key in _keys(experiment) if key != "case"], []
     for claim in experiment.claims:
-        found = values[values["measure"] == claim["measure"]]
-        for name, value in claim.get("where", {}).items():
-            found = found[found[name].isin(value if isinstance(value, list) else [value])]
+        found = _rows(values[values["measure"] == claim.measure], claim.where)
         wide = found.pivot_table(index=[*keys, "seed"], columns="case", values="value")
-        if not {claim["ours"], claim["theirs"]} <= set(wide):
+        if not {claim.ours, claim.theirs} <= set(wide):
             continue
-        difference = (wide[claim["ours"]] - wide[claim["theirs"]]).dropna()
+        difference = (wide[claim.ours] - wide[claim.theirs]).dropna()
         for key, seeds in difference.groupby(level=keys, sort=False) if keys else [((), difference)]:
             point = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
             p = stats.ttest_1samp(seeds, 0).pvalue if len(seeds) > 1 and seeds.std() > 0 else np.nan
             numbers = {"difference": seeds.mean(), "std": seeds.std(), "n": len(seeds), "p": p}
-            sign = -1 if claim.get("better", "higher") == "lower" else 1
-            rows.append({"claim": claim["text"], "measure": claim["measure"], **point, **numbers, "sign": sign})
+            sign = -1 if claim.better == "lower" else 1
+            rows.append({"claim": claim.text, "measure": claim.measure, **point, **numbers, "sign": sign})
     if not rows:
         return pd.DataFrame()
     result = pd.DataFrame(rows)
@@ -185,31 +180,36 @@ def published(experiment: Experiment, numbers: pd.DataFrame) -> pd.DataFrame:
     `paper` columns it has; braces there stand for the cell's parameters, as in `setting: "K={num_blocks}"`. A figure
     without a cell says so.
     """
-    paper, rows = pd.read_csv(ROOT / "workflow" / "paper_results.csv"), []
-    answered = _answers(experiment)
+    paper, rows = published_figures(), []
+    answered = answers(experiment)
     for entry in experiment.published:
-        wanted = paper[(paper["source"] == entry["source"]) & (paper["metric"] == entry["metric"])]
-        for key, value in entry.get("where", {}).items():
-            wanted = wanted[wanted[key].isin(value if isinstance(value, list) else [value])]
+        wanted = _rows(paper, {"source": entry.source, "metric": entry.metric, **entry.where})
         for figure in wanted.itertuples():
             point = answered.get((figure.dataset, figure.backbone, figure.method, figure.setting))
-            ours = _ours(numbers, entry["measure"], point) if point else None
+            ours = _ours(numbers, entry.measure, point["point"]) if point else None
             where = (figure.paper, figure.source, figure.dataset, figure.backbone, figure.method, figure.setting)
             says = f"{figure.value:g}" + (f" ± {figure.std:g}" if figure.std == figure.std else "")
             we = "not in the grid" if point is None else ours or "not run yet"
-            rows.append((*where, figure.metric, says, we, entry.get("differs", "nothing known")))
+            rows.append((*where, figure.metric, says, we, entry.differs))
     head = ["paper", "source", "dataset", "backbone", "method", "setting", "metric", "paper says", "we measured"]
     return pd.DataFrame(rows, columns=[*head, "differs in"])
 
 
-def _answers(experiment: Experiment) -> dict[tuple, dict]:
-    """Return (dataset, backbone, method, setting) of the paper → the columns of the cells that answer it."""
+ANSWER = ("dataset", "backbone", "method", "setting")
+
+
+def answers(experiment: Experiment) -> dict[tuple, dict]:
+    """Return (dataset, backbone, method, setting) of the paper → the cell that answers it.
+
+    Of the cell its `name`, without the seed, and the `point`: the columns that its rows have in the joined table.
+    """
     found = {}
-    for cell in experiment.cells().values():
+    for name, cell in experiment.cells().items():
         if paper := experiment.cases[cell["case"]].get("paper"):
-            filled = {key: str(value).format(**cell["parameters"]) for key, value in paper.items()}
-            key = tuple(filled.get(name, "") for name in ("dataset", "backbone", "method", "setting"))
-            found[key] = {"case": cell["case"], **{name: _plain(value) for name, value in cell["point"].items()}}
+            filled = {key: fill(value, cell["parameters"]) for key, value in paper.items()}
+            point = {"case": cell["case"], **{key: plain(value) for key, value in cell["point"].items()}}
+            key = tuple(filled.get(part, "") for part in ANSWER)
+            found[key] = {"name": name.rpartition("__")[0], "point": point}
     return found
 
 
@@ -222,7 +222,7 @@ def _ours(numbers: pd.DataFrame, measure: str, point: Mapping) -> str | None:
     if rows.empty:
         return None
     row = rows.iloc[0]
-    return f"{row['mean']:.4g} ± {row['std']:.2g} (n={row['n']} of {row['of']})"
+    return f"{row['mean']:.4g} ± {row['std']:.2g}, median {row['median']:.4g} (n={row['n']} of {row['of']})"
 
 
 def report(experiment: Experiment, begun: Experiment, batch: Path) -> None:
@@ -236,13 +236,15 @@ def report(experiment: Experiment, begun: Experiment, batch: Path) -> None:
     if table.empty:
         print("no cell has a result yet: no report")
         return
-    with atomic(batch / "table.parquet") as draft:
-        table.to_parquet(draft, index=False)
-    with atomic(batch / "missing.json") as draft:
-        draft.write_text(json.dumps(missing, indent=2) + "\n")
-    given = {"experiment": str(Path(experiment.home, f"{experiment.name}.yaml")), "output": str(batch)}
-    with contextlib.chdir(ROOT):  # where the report finds `workflow`
-        run_notebook(ROOT / "workflow" / "report.ipynb", batch / "report.ipynb", given, html=True)
+    with FileLock(batch / ".report-lock"):
+        sweep(batch)
+        with atomic(batch / "table.parquet") as draft:
+            table.to_parquet(draft, index=False)
+        with atomic(batch / "missing.json") as draft:
+            draft.write_text(json.dumps(missing, indent=2) + "\n")
+        given = {"experiment": str(Path(experiment.home, f"{experiment.name}.yaml")), "output": str(batch)}
+        with contextlib.chdir(ROOT):  # where the report finds `workflow`
+            run_notebook(ROOT / "workflow" / "report.ipynb", batch / "report.ipynb", given, html=True)
     gap = f", {len(missing)} of {len(begun.cells())} cells missing" if missing else ""
     print(f"table {batch / 'table.parquet'}{gap}\nreport {batch / 'report.html'}")
 

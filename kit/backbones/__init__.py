@@ -2,7 +2,7 @@
 
 from functools import partial
 from inspect import signature
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -49,9 +49,11 @@ def backbone(
     """Build a classifier, untrained: images (B, in_channels, image_size, image_size) → logits (B, num_classes).
 
     `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width` multiplies
-    the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups`, for mlp `depth`,
-    `hidden`, `activation`, `norm`, `residual`, `init` (see `mlp`); for torchvision's what its own take. The flattened
-    map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
+    the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups` and `classifier`, for mlp
+    `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut` and `init`, for wrn28
+    `widen`, `bias`, `stride`, `shortcut`, `init`; for torchvision's what its own take, and `init="pytorch"`, without
+    its own first weights. The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size`
+    they were built for.
 
     Raises ValueError for an unknown name, an option or a width that the backbone does not take, and too small images.
     """
@@ -81,8 +83,14 @@ def backbone(
     return model
 
 
-def _torchvision(name: str, in_channels: int, num_classes: int, width: float, image_size: int, **options: Any):
-    """Build torchvision's classifier `name` without auxiliary heads, for the given images."""
+def _torchvision(
+    name: str, in_channels: int, num_classes: int, width: float, image_size: int,
+    init: Literal["own", "pytorch"] = "own", **options: Any,
+):  # fmt: skip
+    """Build torchvision's classifier `name` without auxiliary heads, for the given images.
+
+    `init`: its own first weights, or those that PyTorch gives each layer, as DeInfoReg trains ResNets.
+    """
     from torchvision import models
 
     family = name.split("_")[0]
@@ -103,4 +111,7 @@ def _torchvision(name: str, in_channels: int, num_classes: int, width: float, im
         path, conv = next((path, module) for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
         settings = {key: getattr(conv, key) for key in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
         model.set_submodule(path, nn.Conv2d(in_channels, conv.out_channels, bias=conv.bias is not None, **settings))
+    for layer in model.modules() if init == "pytorch" else ():
+        if hasattr(layer, "reset_parameters"):
+            layer.reset_parameters()
     return model

@@ -1,7 +1,7 @@
 """The networks that are plain rows of layers: DeInfoReg's VGG, and multilayer perceptrons."""
 
 from collections import OrderedDict
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -17,10 +17,15 @@ INITS |= {"orthogonal": nn.init.orthogonal_}
 Groups = Annotated[int, Field(ge=1, le=4, description="1 to 4: vgg-paper has 4 groups of layers")]
 
 
-def vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int, groups: Groups = 4) -> nn.Sequential:
+def vgg_paper(
+    in_channels: int, num_classes: int, width: float, image_size: int, groups: Groups = 4,
+    classifier: Literal["linear", "mlp"] = "linear",
+) -> nn.Sequential:  # fmt: skip
     """[128,128,128,256,M] [256,512,M] [512,512,M] [512,M]; M rounds odd sizes up, so that 28 and 8 pixels work.
 
-    `groups` keeps the first so many: the shallow network that a block's exit is to be compared with.
+    `groups` keeps the first so many: the shallow network that a block's exit is to be compared with. `classifier`:
+    "mlp" has a hidden layer of 2048 · width, as the paper's backprop and SCPL have. The default has none, so that
+    backprop and the methods that bring heads of their own train the same layers.
     """
     layers, channels = OrderedDict(), in_channels
     for number, group in enumerate([(128, 128, 128, 256), (256, 512), (512, 512), (512,)][:groups], start=1):
@@ -31,8 +36,12 @@ def vgg_paper(in_channels: int, num_classes: int, width: float, image_size: int,
             channels = out
         layers[f"block{number}"] = nn.Sequential(*block, nn.MaxPool2d(2, ceil_mode=True))
         image_size = (image_size + 1) // 2
-    layers["flatten"] = nn.Flatten()
-    layers["classifier"] = nn.Linear(channels * image_size**2, num_classes)
+    layers["flatten"], features = nn.Flatten(), channels * image_size**2
+    if classifier == "mlp":
+        hidden = max(1, round(2048 * width))
+        layers |= OrderedDict(hidden=nn.Linear(features, hidden), relu=nn.ReLU())
+        features = hidden
+    layers["classifier"] = nn.Linear(features, num_classes)
     return nn.Sequential(layers)
 
 

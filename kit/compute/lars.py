@@ -8,10 +8,37 @@ from kit.signal import dense
 
 
 class LARS(pytorch_optimizer.LARS):
-    """pytorch-optimizer's LARS, which copies whole: PyTorch's own copy forgets what a subclass added."""
+    """pytorch-optimizer's LARS, which copies whole: PyTorch's own copy forgets what a subclass added.
+
+    `trust`, of a gradient g and a decay d: "split" is η‖w‖ / (‖g‖ + d‖w‖), as You et al. print it, "joint"
+    η‖w‖ / ‖g + dw‖, as DeInfoReg trains. The decay then is part of the gradient before LARS sees it.
+    """
+
+    def __init__(self, parameters, lr: float, *, weight_decay: float = 0.0, trust: str = "split", **settings):
+        super().__init__(parameters, lr, weight_decay=weight_decay if trust == "split" else 0.0, **settings)
+        for options in (self.defaults, *self.param_groups):
+            options["joint_decay"] = weight_decay if trust == "joint" else 0.0
 
     def __getstate__(self) -> dict:
         return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step; `closure` recomputes the loss, as for any PyTorch optimizer."""
+        loss = self._prepare(closure)
+        super().step()
+        return loss
+
+    def _prepare(self, closure):
+        """Compute the loss, and add a joint decay to the gradients of all but scalars and vectors."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            decay = group.get("joint_decay", 0.0)  # the library's own states have none
+            for p in group["params"] if decay else ():
+                if p.grad is not None and p.ndim > 1:
+                    p.grad.add_(p, alpha=-decay if self.maximize else decay)
+        return loss
 
 
 class FusedLARS(LARS):
@@ -29,8 +56,7 @@ class FusedLARS(LARS):
         otherwise = any(not g["momentum"] or g["nesterov"] or g["dampening"] for g in self.param_groups)
         if otherwise or any(p.is_cuda for group in self.param_groups for p in group["params"]):
             return super().step(closure)
-        with torch.enable_grad():
-            loss = None if closure is None else closure()
+        loss = self._prepare(closure)
         for group in self.param_groups:
             self.init_group(group)
             group["step"] += 1

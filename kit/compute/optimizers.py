@@ -1,20 +1,18 @@
 """Optimizers and learning-rate schedules by name, one of each per block."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kit.errors import unknown
 from kit.settings import Decay, NonNegative, Positive, check
-
-LR_FLOOR = 0.01
-"""Where the cosine ends, as a share of the first learning rate (DeInfoReg's 0.2 → 0.002)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +30,23 @@ class OptimizerSettings:
     """Momentum of sgd and lars."""
     nesterov: bool = False
     """Nesterov's momentum for sgd."""
-    schedule: Literal["constant", "cosine", "step"] = "cosine"
-    """How the learning rate falls: constant, cosine or step."""
+    trust: Literal["split", "joint"] = "split"
+    """LARS's trust ratio: You et al.'s, with gradient and decay apart, or of their sum, as DeInfoReg trains."""
+    schedule: Literal["constant", "cosine", "cosine-blend", "step"] = "cosine"
+    """How the learning rate falls: see `factor`."""
+    lr_floor: Decay = 0.01
+    """Where a cosine ends, as a share of the first learning rate: DeInfoReg's 0.2 → 0.002; InfoPro's 0."""
+    lr_changes: Literal["step", "epoch"] = "step"
+    """When the learning rate moves: at every step, or at the start of an epoch, as in published code."""
     warmup_epochs: NonNegative = 0.0
-    """Epochs over which the learning rate rises from zero."""
+    """Epochs over which the learning rate rises."""
+    warmup_from: Decay = 0.0
+    """Where it begins to rise, as a share of `lr`; of cosine-blend: InfoPro's .01 of .8 is 0.0125."""
 
     def __post_init__(self) -> None:
         check(self)
 
-    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> torch.optim.Optimizer:
+    def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         """Return a fresh optimizer over `parameters`.
 
         `fused` updates a parameter in one pass over memory, three to four times as fast, and differs from the plain
@@ -51,31 +57,60 @@ class OptimizerSettings:
         if name == "lars":
             from kit.compute.lars import LARS, FusedLARS  # its library imports every optimizer it has: only when asked
 
-            kind = FusedLARS if fused else LARS
-            return kind(parameters, self.lr, weight_decay=decay, momentum=self.momentum, trust_coefficient=0.001)
+            kind, own = FusedLARS if fused else LARS, {"momentum": self.momentum, "trust_coefficient": 0.001}
+            return kind(parameters, self.lr, weight_decay=decay, trust=self.trust, **own)
         own = {"momentum": self.momentum, "nesterov": self.nesterov} if name == "sgd" else {}
         kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
         return kind(parameters, self.lr, weight_decay=decay, fused=fused, **own)
 
+    def shape(self, epoch_steps: int) -> dict[str, float]:
+        """Return what `factor` takes beside the schedule's name and length, for epochs of so many steps."""
+        hold = epoch_steps if self.lr_changes == "epoch" else 1
+        return {"floor": self.lr_floor, "hold": hold, "begin": self.warmup_from}
 
-def factor(schedule: str, step: int, total: int, warmup: int = 0) -> float:
-    """Return the share of the first learning rate in force at `step` of `total`.
 
-    The first `warmup` steps rise linearly. `cosine` then falls to 0.01; `step` divides by ten after 1/2, 3/4 and
-    11/12 of the run (150, 225 and 275 of 300 epochs, as FDG trains); `constant` stays.
+def factor(
+    schedule: str, step: int, total: int, warmup: int = 0, floor: float = 0.01, hold: int = 1, begin: float = 0.0
+) -> float:
+    """Return the share of the first learning rate in force at `step` of `total`; it moves every `hold` steps.
+
+    The first `warmup` steps rise linearly. `cosine` then falls to `floor`; `step` divides by ten after 1/2, 3/4 and
+    11/12 of the run (150, 225 and 275 of 300 epochs, as FDG trains); `constant` stays. `cosine-blend`, InfoPro's, falls
+    from the first step on, is taken at the end of each interval, and the warm-up blends it in from `begin`.
     """
+    step -= step % hold
+    if schedule == "cosine-blend":
+        blended = min(1.0, step / warmup) if warmup else 1.0
+        return blended * _cosine((step + hold) / total, floor) + (1 - blended) * begin
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
-        done = min(1.0, (step - warmup) / max(1, total - warmup))
-        return LR_FLOOR + (1 - LR_FLOOR) * (1 + math.cos(math.pi * done)) / 2
+        return _cosine((step - warmup) / max(1, total - warmup), floor)
     if schedule == "step":
         return 0.1 ** sum(step >= total * share for share in (1 / 2, 3 / 4, 11 / 12))
-    raise unknown("schedule", schedule, ("constant", "cosine", "step"))
+    raise unknown("schedule", schedule, ("constant", "cosine", "cosine-blend", "step"))
 
 
-def scheduler(optimizer: torch.optim.Optimizer, schedule: str, total: int, warmup: int = 0) -> LambdaLR:
+def _cosine(done: float, floor: float) -> float:
+    return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def scheduler(optimizer: Optimizer, schedule: str, total: int, warmup: int = 0, **shape: float) -> LambdaLR:
     """Return the scheduler that applies `factor` to `optimizer`, one step per training step."""
-    return LambdaLR(optimizer, partial(factor, schedule, total=total, warmup=warmup))
+    return LambdaLR(optimizer, partial(factor, schedule, total=total, warmup=warmup, **shape))
+
+
+def with_own_rates(
+    make: Callable[[Iterable], Optimizer], whole: nn.Module, apart: Mapping[nn.Module, float]
+) -> Optimizer:
+    """Return the optimizer of `whole`, in which the parts named in `apart` learn at so many times its rate."""
+    theirs = {id(p) for part in apart for p in part.parameters()}
+    rest = [p for p in whole.parameters() if id(p) not in theirs]
+    optimizer = make(
+        [{"params": own} for own in (rest, *(list(part.parameters()) for part in apart))] if apart else rest
+    )
+    for group, factor in zip(optimizer.param_groups[1:], apart.values(), strict=True):
+        group["lr"] *= factor
+    return optimizer

@@ -1,7 +1,8 @@
 """Random image transformations, drawn for every image of a batch at once.
 
 Each function takes float images (B, C, H, W) in [0, 1] and a CPU `torch.Generator`, and returns new images of the same
-shape, dtype and device. Parameters are drawn on the CPU and then moved, so a run draws the same on every device.
+shape, dtype and device; `two_crops` twice as many. Parameters are drawn on the CPU and then moved, so a run draws the
+same on every device.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +44,20 @@ def random_flip(x: Tensor, p: float = 0.5, *, generator: Generator) -> Tensor:
 def random_grey(x: Tensor, p: float, *, generator: Generator) -> Tensor:
     """Replace each RGB image by its luma (in all three channels) with probability `p`; one channel is left alone."""
     return torch.where(_chosen(x, p, generator), _luma(x), x)
+
+
+def random_cutout(x: Tensor, length: int = 16, *, generator: Generator) -> Tensor:
+    """Black out a square around a random pixel of each image (DeVries & Taylor 2017); PredSim, after scaling, at 0."""
+    inside = []
+    for side in x.shape[2:]:
+        offset = torch.arange(side) - torch.randint(side, (len(x), 1), generator=generator) + length // 2
+        inside.append((offset >= 0) & (offset < length))
+    return x.masked_fill((inside[0][:, None, :, None] & inside[1][:, None, None]).to(x.device), 0.0)
+
+
+def two_crops(x: Tensor, *, generator: Generator) -> Tensor:
+    """Return each image twice, (2B, C, H, W), by a weak and a strong recipe, as DeInfoReg's code trains SCPL."""
+    return torch.cat([recipe(name)(x, generator) for name in ("crop-flip", "paper")])
 
 
 def color_jitter(x: Tensor, strengths: Sequence[float], p: float = 0.8, *, generator: Generator) -> Tensor:
@@ -117,6 +132,8 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], ...]] = {  # what is done 
     "shift-flip": (random_shift, random_flip),
     "crop-flip": (CROP, random_flip),  # the usual CIFAR recipe
     "reflect": (partial(CROP, mode="reflect"), random_flip),  # InfoPro's
+    "crop-flip-cutout": (CROP, random_flip, random_cutout),
+    "two-crops": (two_crops,),  # SCPL's, of every image
     "paper": (CROP, random_flip, JITTER, partial(random_grey, p=0.2)),  # DeInfoReg's
 }
 

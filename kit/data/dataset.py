@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kit.data.augment import recipe
 from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
+from kit.data.stratified import few_classes
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
@@ -169,7 +170,8 @@ class Data:
     @typed
     def batches(
         self, split: str | Split, batch_size: int, *, epoch: int | None = None, start: int = 0, seed: int = 0,
-        augment: str | None = None, device: torch.device | str = "cpu", channels_last: bool = False,
+        augment: str | None = None, classes_per_batch: int | None = None, device: torch.device | str = "cpu",
+        channels_last: bool = False,
     ) -> Iterator[tuple[Tensor | dict[str, Tensor], Tensor]]:  # fmt: skip
         """Iterate over (x, y): x float32 (B, C, H, W), normalised by `mean` and `std`; y int64 (B,); both on `device`.
 
@@ -178,7 +180,7 @@ class Data:
         `epoch=k` trains: order drawn from (seed, k), batch i augmented by the recipe `augment` (None: the dataset's
         `augmentation`) as drawn from (seed, k, i); so `start=i` gives bit for bit the batches i, i + 1, ... of the
         whole epoch. A last batch of one sample is then dropped, since batch statistics need two (but not if
-        `batch_size=1`); any other partial batch is kept.
+        `batch_size=1`); any other partial batch is kept. Most batches are of `classes_per_batch` classes, if given.
 
         Raises ValueError for an unknown split or recipe, a recipe without an epoch, batch_size < 1, epoch < 0, or a
         `start` outside 0..num_batches.
@@ -194,6 +196,8 @@ class Data:
         name = (self.augmentation if augment is None else augment) if training else "none"
         draw = generator(seed, "order", epoch)
         order = torch.randperm(len(split), generator=draw) if training else torch.arange(len(split))
+        if training and classes_per_batch is not None:
+            order = few_classes(order, split.labels.cpu(), batch_size, classes_per_batch)
         index, images, seeds = order.split(batch_size)[start:count], split.images, (seed, "augment", epoch)
         if isinstance(images, ImageFiles):  # whose workers augment, image by image
             if name not in FILE_AUGMENTATIONS:
@@ -215,7 +219,7 @@ class Data:
             x = pixels.to(device, non_blocking=True).float()
             x = augment(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
             x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
-            y = labels[rows.to(labels.device)].to(device, non_blocking=True)
+            y = labels[rows.to(labels.device)].to(device, non_blocking=True).repeat(len(x) // len(rows))
             seen = self.known_views[self.input_view](x)
             yield ({"x": seen, **{name: view(x) for name, view in self.views.items()}} if self.views else seen), y
 

@@ -25,6 +25,17 @@ from kit.errors import unknown
 from kit.seeds import derive, generator
 from kit.settings import Count, Folder, Share, Whole, accept, check, confirm, one_of
 
+SCALINGS = {
+    "measured": None,
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "tiny-imagenet": ((0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)),
+    "infopro": ((125.3 / 255, 123.0 / 255, 113.9 / 255), (63.0 / 255, 62.1 / 255, 66.7 / 255)),
+    "half": ((0.5,) * 3, (0.5,) * 3),
+}
+"""Mean and deviation of RGB in published code: of DeInfoReg, DGL, SCPL and FDG (whose deviations of cifar10 are smaller
+than the data's); infopro, and half for SVHN and STL-10, of InfoPro and ContSup."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
@@ -44,6 +55,10 @@ class DataSettings:
     """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
     augment: one_of("augmentation", AUGMENTATIONS.keys) | None = None
     """Augmentation recipe; None is the dataset's own."""
+    classes_per_batch: Count | None = None
+    """Of how many classes most training batches are, as PredSim trains where asked; None draws from all."""
+    scaling: one_of("input scaling", lambda: SCALINGS) = "measured"
+    """Mean and standard deviation that inputs are scaled by: the training images' own, or those of published code."""
     noise: str = "none"
     """Model of the label noise put on training labels."""
     noise_rate: float = 0.0
@@ -65,7 +80,8 @@ class DataSettings:
 
     def data_identity(self) -> dict:
         """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
-        own = {f.name: getattr(self, f.name) for f in fields(DataSettings) if f.name not in ("root", "augment")}
+        not_data = ("root", "augment", "classes_per_batch")
+        own = {f.name: getattr(self, f.name) for f in fields(DataSettings) if f.name not in not_data}
         return json.loads(json.dumps(own))
 
 
@@ -127,7 +143,7 @@ def _assemble(
     seed, published = settings.data_seed, Split(*train)
     splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
     train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
-    mean, std = _statistics(train.images)
+    mean, std = _scaling(settings.scaling, train.images)
     train = _with_noise(train, len(classes), settings, seed)
     if settings.noisy_val:
         val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
@@ -179,6 +195,14 @@ def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles
     parts = images.split(2000)  # as floats, all at once would need four times the memory
     resized = (F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in parts)
     return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in resized])
+
+
+def _scaling(name: str, images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
+    if SCALINGS[name] is None:
+        return _statistics(images)
+    if images.shape[1] != 3:
+        raise ValueError(f"scaling={name!r} is of RGB, but there are {images.shape[1]} channel(s): use 'measured'")
+    return tuple(map(torch.tensor, SCALINGS[name]))
 
 
 def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:

@@ -22,3 +22,18 @@ def stratified(labels: Tensor, count: int, generator: Generator, *, proportional
     chosen = torch.zeros(len(labels), dtype=torch.bool)
     chosen[order[ties[key[ties].argsort(stable=True)]][:count]] = True
     return chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)
+
+
+def few_classes(order: Tensor, labels: Tensor, batch_size: int, num_classes: int) -> Tensor:
+    """Return the rows `order` (N,) arranged so that most batches are of `num_classes` classes.
+
+    A batch is of the next rows' classes; what is missing comes from the others (PredSim's option, ICML 2019).
+    """
+    left, batches = order, []
+    while len(left):
+        own = labels[left]
+        chosen = list(dict.fromkeys(own[: 50 * num_classes].tolist()))[:num_classes]
+        ranked = torch.argsort(torch.isin(own, torch.tensor(chosen)).logical_not().byte(), stable=True)
+        batches.append(left[ranked[:batch_size]])
+        left = left[ranked[batch_size:].sort().values]
+    return torch.cat(batches)

@@ -8,14 +8,14 @@ Blocks take their own `step` on fake tensors, and a dispatch mode adds up the st
 
 import copy
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -73,8 +73,24 @@ def on_paper() -> Iterator[None]:
         yield
 
 
-def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32) -> MemoryPlan:
+def peaks(stages: Sequence[nn.Module], build: Callable[[Sequence[nn.Module]], Net], batch_shape: Sequence[int]) -> list:
+    """Return the peak bytes of each block's step in the net `build(stages)`, less what stays between steps.
+
+    `build` is given copies without data.
+    """
+    mode = _paper()
+    with FakeCopyMode(mode):
+        stages = copy.deepcopy(list(stages))
+    with mode, _Blind():
+        net = build(stages)
+    planned = plan(net, batch_shape, settled=False)
+    return [block["peak"] - planned.staying for block in planned.blocks]
+
+
+def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float32, settled: bool = True) -> MemoryPlan:
     """Predict the peak bytes of training `net` on inputs of `batch_shape` (B, …) and `dtype`.
+
+    `settled=False` plans the very first step, in which optimizers make their state, for half the time.
 
     `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
     allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
@@ -86,7 +102,7 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
         net = copy.deepcopy(net).train()
     net.forget()
     with mode, _Tally() as tally:
-        x, y = _first_steps(net, tuple(batch_shape), dtype)  # kept, as training keeps the batch of a step
+        x, y = _first_steps(net, tuple(batch_shape), dtype, settled)  # kept, as training keeps the batch of a step
         signal = net.signal(x, y)
         for block in net:
             tally.keep(block)
@@ -104,12 +120,12 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
     return MemoryPlan(tuple(rows))
 
 
-def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Take the steps that make optimizer states, and fill queues; return their batch."""
+def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype, settled: bool) -> tuple[Tensor, Tensor]:
+    """Take the steps that make optimizer states, and fill queues; if it is to be `settled`; return their batch."""
     try:
         x = torch.empty(batch_shape, dtype=dtype, device=net.device)
         y = torch.empty(len(x), dtype=torch.int64, device=net.device)
-        for _ in range(net.num_filling):
+        for _ in range(net.num_filling if settled else 0):
             net.step(x, y)
     except (RuntimeError, ValueError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]

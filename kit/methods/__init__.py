@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from math import isqrt
 from types import MappingProxyType
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from kit import growth
 from kit.block import Block
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import resolve
-from kit.context import parse
+from kit.context import Encoding, parse
 from kit.delayed import Delay, DelayedBlock
 from kit.errors import unknown
 from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
@@ -21,7 +22,7 @@ from kit.methods.method import Method
 from kit.methods.registry import Registry
 from kit.net import Net
 from kit.plan import Plan, widest
-from kit.settings import Count, Positive, Whole, typed
+from kit.settings import Count, Positive, Whole, accept, typed
 from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
 
@@ -71,6 +72,7 @@ def decouple(
     optimizer: str | OptimizerSettings = "adamw",
     lr: Positive = 1e-3,
     *,
+    context_options: Mapping[str, object] = MappingProxyType({}),
     precision: str = "fp32",
     seed: Whole = 0,
     pixels: Callable | None = None,
@@ -84,16 +86,18 @@ def decouple(
     inputs, from which the heads take their sizes. A classifier at the end of the last stage becomes the last block's
     head, or is left out by methods that bring their own (`deinforeg`). Heads draw their first weights from (`seed`,
     block), so that they do not depend on the stages or on each other. `context` gives blocks more to see than their
-    predecessor's output: the network's input (`E`), so many earlier outputs (`R1`, `R2`, …), or both (`R1E`). `pixels`
-    turns inputs into images in [0, 1], for methods that reconstruct them. A net that grows begins with the first
-    `start` stages and gets the others with `net.grow()`; for blocks that see more than the net's input, `example` holds
-    every view by its name, the input's being `x`. `shapes` tell where the stages' outputs have their channels, if they
-    are not to be found by one forward pass. `options` are those of the optimizer (`weight_decay`, `momentum`,
-    `nesterov`), and the method's own: see `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown
-    name, for an optimizer, precision or option that does not exist, for stages that share what they learn, and for
-    another `num_classes` than that of the model's classifier.
+    predecessor's output: the network's input (`E`), so many earlier outputs (`R1`, `R2`, …), or both (`R1E`);
+    `context_options` are those of `kit.context.Encoding`. `pixels` turns inputs into images in [0, 1], for methods that
+    reconstruct them. A net that grows begins with the first `start` stages and gets the others with `net.grow()`; for
+    blocks that see more than the net's input, `example` holds every view by its name, the input's being `x`. `shapes`
+    tell where the stages' outputs have their channels, if they are not to be found by one forward pass. `options` are
+    those of the optimizer (`weight_decay`, `momentum`, `nesterov`, `trust`), and the method's own: see
+    `kit.methods.REGISTRY[method].options`. Raises ValueError for an unknown name, for an optimizer, precision or option
+    that does not exist, for stages that share what they learn, and for another `num_classes` than that of the model's
+    classifier.
     """
     supply, settings = parse(context, len(stages)), optimizer
+    encoding = Encoding(**accept("context option", context_options, Encoding))
     if not isinstance(optimizer, OptimizerSettings):
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
@@ -105,9 +109,15 @@ def decouple(
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages
-    trunk, classifier = split_classifier(last, num_classes)
+    wants_map = options.get("last", chosen.options.get("last")) == "map"
+    trunk, classifier = split_classifier(last, num_classes, pool=not wants_map)
     stages = [*body, trunk]
     found = output_shapes(stages, example) if shapes is None else [Shape(shape) for shape in shapes]
+    width = next((m.in_features for m in classifier.modules() if isinstance(m, nn.Linear)), 0) if classifier else 0
+    if wants_map and width and found[-1] != (width,):
+        side = isqrt(found[-1][0] // width)  # the classifier read a pooled map; heads of their own read it whole
+        stages[-1], classifier = nn.Sequential(trunk, nn.Unflatten(1, (width, side, side))), None
+        found[-1] = Shape((width, side, side))
     if classifier is None and found[-1] == (num_classes,):
         classifier = nn.Identity()  # the model ends in logits without a Linear, as SqueezeNet does
     if classifier is None and len(found[-1]) == 1 and split_classifier(last, *found[-1])[1] is not None:
@@ -128,6 +138,7 @@ def decouple(
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits
         supply=supply,
+        encoding=encoding,
         dtype=dtype,
         channels_last=channels_last,
         seed=seed,

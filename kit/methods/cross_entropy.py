@@ -1,12 +1,14 @@
 """Cross-entropy of a classifier on each block: backprop, greedy and DGL, which differ in the classifier alone."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor, nn
 
 from kit import heads, losses
 from kit.methods.method import Method
 from kit.objective import HeadSpec, Objective
+from kit.settings import Count, Positive
 from kit.signal import Signal
 
 
@@ -31,11 +33,19 @@ def greedy_objective(spec: HeadSpec) -> CrossEntropy:
     return dgl_objective(spec, aux="0c1f")
 
 
-def dgl_objective(spec: HeadSpec, aux: heads.AuxNet = "1c2f") -> CrossEntropy:
-    """Cross-entropy of a small auxiliary classifier, `aux` of `heads.AUX_NETS` (Belilovsky et al., ICML 2020)."""
+def dgl_objective(
+    spec: HeadSpec, aux: heads.AuxNet = "1c2f", widen: Positive = 1.0, feature_dim: Count = 128,
+    widening: Literal["once", "each"] = "once", init: heads.Init = "pytorch",
+) -> CrossEntropy:  # fmt: skip
+    """Cross-entropy of a small auxiliary classifier (Belilovsky et al., ICML 2020); options as for `heads.aux_net`.
+
+    The default `aux` is InfoPro's for DGL: unlike DGL's own, `mlp-sr` and others, it reads features of any shape.
+    """
     if spec.classifier is not None:
         return CrossEntropy(spec.classifier)
-    return CrossEntropy(heads.aux_net(aux, spec.shape, spec.num_classes, spec.widest))
+    return CrossEntropy(
+        heads.aux_net(aux, spec.shape, spec.num_classes, spec.widest, widen, feature_dim, widening, init)
+    )
 
 
 BP = Method(

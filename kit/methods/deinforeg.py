@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kit import heads, losses
-from kit.methods.method import Method
+from kit.methods.method import Last, Method
 from kit.objective import HeadSpec, Objective
 from kit.settings import Count, NonNegative
 from kit.signal import Signal
@@ -54,17 +54,21 @@ def deinforeg_objective(
     widths: heads.Widths = (2048, 2048, 2048),
     pool: Count | None = None,
     classifier: Literal["merge", "unmerge"] = "merge",
+    hidden: heads.Widths = (2048, 2048),
     weights: Weights | None = None,
+    last: Last = "pooled",
 ) -> DeInfoReg:
     """Return the objective; `weights` of its terms, `pool` and `widths` as for `heads.projector`.
 
-    `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (METHODS: small gradient, or none).
+    `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (its gradient reaches the block or not),
+    `hidden` the widths of an unmerged one. `last`: published code reads a ResNet's last map; the default reads what the
+    pool leaves, so that the last projector is no larger than the others and the exit that of the whole network.
     """
     projector = heads.projector(spec.shape, widths, pool)
     if classifier == "merge":
         answer = nn.Sequential(nn.BatchNorm1d(widths[-1]), nn.ReLU(), nn.Linear(widths[-1], spec.num_classes))
     else:
-        answer = heads.projector(spec.shape, (512, spec.num_classes), pool)
+        answer = heads.projector(spec.shape, (*hidden, spec.num_classes), pool)
     return DeInfoReg(projector, answer, spec.num_classes, variant, classifier == "merge", weights)
 
 

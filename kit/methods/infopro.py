@@ -13,7 +13,7 @@ from kit.methods.cross_entropy import CrossEntropy, dgl_objective, greedy_object
 from kit.methods.method import Method
 from kit.methods.scpl import SCPL
 from kit.objective import HeadSpec, Objective
-from kit.settings import NonNegative
+from kit.settings import Count, NonNegative, Positive
 from kit.signal import Signal
 
 WEIGHTS = MappingProxyType({2: (5, 0.5, 0, 0), 4: (1, 0, 0, 1), 8: (5, 0, 0, 1), 16: (5, 0, 0.5, 1)})
@@ -47,27 +47,35 @@ class InfoPro(Objective):
         self.weights["reconstruction"] = alpha
 
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
-        images = self.decoder(h)
+        # The decoder runs behind the first layer of the task's net. Backward goes the other way: what the rest of that
+        # net keeps is freed before the decoder's peak, and what the decoder keeps before that layer's.
+        net, images = self.task.projector if isinstance(self.task, SCPL) else self.task.head, []
+        with net[0].register_forward_hook(lambda *_: images.append(self.decoder(h))):
+            terms = self.task.loss(h, signal)
         with torch.autocast(h.device.type, enabled=False):
-            kept = losses.reconstruction(images, self.pixels(signal.x).float())
-        return self.task.loss(h, signal) | {"reconstruction": kept}
+            return terms | {"reconstruction": losses.reconstruction(images[0], self.pixels(signal.x).float())}
 
     def readout(self, h: Tensor) -> Tensor:
         return self.task.readout(h)
 
 
 def infopro_objective(
-    spec: HeadSpec, task: Task = "softmax", aux: heads.AuxNet = "1c2f", weights: Weights | None = None
-) -> InfoPro | CrossEntropy:
+    spec: HeadSpec, task: Task = "softmax", aux: heads.AuxNet = "1c2f", weights: Weights | None = None,
+    decoder: Literal["images", "none"] = "images", contrast: losses.Contrast = "all-anchors", widen: Positive = 1.0,
+    feature_dim: Count = 128, widening: Literal["once", "each"] = "once", init: heads.Init = "fan-out",
+) -> InfoPro | CrossEntropy | SCPL:  # fmt: skip
     """Return the objective: reconstruction of the input and a task loss; plain cross-entropy in the last block.
 
     `weights` are (α₁, β₁, α₂, β₂): α and β run linearly from their first to their last value over all blocks but the
-    last. None takes the paper's for the nearest number of blocks in `WEIGHTS`. Raises ValueError where nobody said how
-    inputs become images.
+    last. None takes the paper's for the nearest number of blocks in `WEIGHTS`. `decoder="none"` leaves the task loss
+    alone, as ContSup trains. `contrast` is that of `losses.supervised_contrast`; `aux`, `widen`, `feature_dim`,
+    `widening` and `init` are those of `heads.aux_net`, `widen` and `init` of the decoder too. Raises ValueError where
+    nobody said how inputs become images.
     """
+    own = {"widen": widen, "feature_dim": feature_dim, "widening": widening, "init": init}
     if spec.index == spec.num_cuts - 1:
-        return dgl_objective(spec, aux)
-    if spec.pixels is None or not spec.image.is_map:
+        return dgl_objective(spec, aux, **own)
+    if decoder == "images" and (spec.pixels is None or not spec.image.is_map):
         raise ValueError(
             f"infopro reconstructs images in [0, 1] from inputs of shape {tuple(spec.image)}, whose range it does not "
             "know: give decouple pixels=, a function from the network's input to images, such as data.denormalize"
@@ -77,10 +85,14 @@ def infopro_objective(
     done = spec.index / max(1, spec.num_cuts - 2)
     alpha, beta = (first + (last - first) * done for first, last in zip(weights[:2], weights[2:], strict=True))
     if task == "softmax":
-        own = dgl_objective(spec, aux)
+        task_loss = dgl_objective(spec, aux, **own)
     else:
-        own = SCPL(heads.aux_net(aux, spec.shape, 128, spec.widest), greedy_objective(spec).head, temperature=0.07)
-    return InfoPro(heads.Decoder(spec.shape, spec.image), own, spec.pixels, alpha, beta)
+        embed = heads.aux_net(aux, spec.shape, feature_dim, spec.widest, **own)
+        task_loss = SCPL(embed, greedy_objective(spec).head, 0.07, contrast)
+    if decoder == "none":
+        return task_loss
+    images = heads.Decoder(spec.shape, spec.image, widen, init)
+    return InfoPro(images, task_loss, spec.pixels, alpha, beta)
 
 
 METHOD = Method(

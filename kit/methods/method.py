@@ -3,11 +3,15 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kit.delayed import Delay
 from kit.errors import unknown
 from kit.objective import HeadSpec, Objective
 from kit.settings import confirm_arguments
+
+Last = Literal["pooled", "map"]
+"""What the last block's loss reads of a network that pools and classifies: what the pool leaves, or the map before."""
 
 
 @dataclass(frozen=True)

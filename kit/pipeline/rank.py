@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
@@ -31,6 +29,7 @@ from kit.pipeline.ranks import Ranks, all_gather
 from kit.pipeline.rendezvous import joined
 from kit.pipeline.replicas import Replicas
 from kit.pipeline.transport import Receiver, Sender, Wire
+from kit.processes import leave_with
 from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
 from kit.train.config import RunConfig
 from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     config, options, record_folder = _parse(arguments)
     if "RANK" not in os.environ:
         sys.exit("error: start the ranks with torchrun: torchrun --nproc-per-node 2 -m kit.pipeline CONFIG.json")
-    _leave_with(os.getppid())
+    leave_with(os.getppid())
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     torch.set_num_threads(options.threads or max(1, (os.cpu_count() or 1) // ranks_here))
     with joined(config.resolved_device(), options) as device:
@@ -122,17 +121,6 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
     if given["register"]:
         import_module(given["register"])
     return RunConfig(**settings), Options(**given), record_folder
-
-
-def _leave_with(parent: int) -> None:
-    """End this process when the one that started it is gone, however that ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _agree(config: RunConfig, options: Options) -> list[int]:

@@ -2,7 +2,8 @@
 
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from math import inf
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,16 +17,25 @@ BALANCES = {
     "params": "number of parameters",
     "layers": "number of weight matrices and kernels",
     "time": "measured seconds of forward and backward on the example, in evaluation mode",
-    "memory": "bytes autograd keeps for the backward pass on the example",
+    "memory": "bytes autograd keeps for the backward pass on the example; kit.run counts heads and losses too",
 }
 """What a stage's cost can be measured in: name → meaning."""
+
+Peaks = Callable[[Sequence[nn.Module]], tuple[Sequence[int], Sequence[int]]]
+"""From all the pieces between a model's cut points to the peak bytes of each one's backward pass: alone, and ending a
+block, with the head and loss there."""
 
 
 @same_random_numbers(0)
 def cheapest(
-    traced: Traced, lines: list[Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor
-) -> list[str]:
-    """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few."""
+    traced: Traced, lines: list[Line], cuts: list[str], num_blocks: int, balance: str, example: Tensor,
+    peaks: Peaks | None = None,
+) -> list[str]:  # fmt: skip
+    """Return the `num_blocks - 1` cuts that minimise the largest stage cost; ValueError if there are too few.
+
+    With `peaks`, for batches of the example's size, a stage costs its peak: the largest of its pieces', each on top of
+    what the pieces before it keep, the last with its head.
+    """
     line, between = lines[0], defaultdict(list)
     layers = [index for index, node in enumerate(line.nodes) if _num_weights(node, line.tensors(node))]
     for cut in cuts:
@@ -46,7 +56,13 @@ def cheapest(
         ends, costs = [line.index[cut] for cut in candidates], [0] * most
         for index, cost in enumerate(_costs(line, balance)):
             costs[bisect_left(ends, index)] += cost
-    return [candidates[index] for index in balanced(costs, num_blocks)]
+    found = None
+    if peaks:
+        entries = [example.nbytes, *(line.env[line.carried[cut]].nbytes for cut in candidates)]
+        alone = peaks(stages_between(traced.twin, lines, candidates))
+        # What enters a piece is kept by the piece before, unless the block begins there.
+        found = *([peak - entry for peak, entry in zip(each, entries, strict=True)] for each in alone), entries
+    return [candidates[index] for index in balanced(costs, num_blocks, found)]
 
 
 def _num_weights(node: fx.Node, held: list[Tensor]) -> int:
@@ -89,23 +105,32 @@ def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
     return seconds
 
 
-def balanced(costs: list[float], num_blocks: int) -> list[int]:
+def balanced(costs: Sequence[float], num_blocks: int, peaks: tuple[Sequence[float], ...] | None = None) -> list[int]:
     """Divide a row of `costs` into `num_blocks` runs; return the index of the last item of each run but the last.
 
-    Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one.
+    Minimises the largest run's cost; among such divisions, the sum of squared costs: the most even one. A run costs
+    the sum of its items' costs, or with `peaks` the largest of its items' peaks, each on top of the costs before it:
+    within a run, the first list's, and at its end the second's; and what enters it, the third's.
     """
-    total = [0, *accumulate(costs)]
-    largest = total  # for each item, the least possible largest cost of so many runs up to it
-    for _ in range(num_blocks - 1):
-        largest = [min(max(largest[i], total[j] - total[i]) for i in range(j + 1)) for j in range(len(total))]
+    within, at_end, entries = peaks or (costs, costs, [0] * len(costs))
+    cost: dict[tuple[int, int], float] = {}  # of the run from one item up to, without, another
+    for start in range(len(costs)):
+        before, high = entries[start], 0
+        for item in range(start, len(costs)):
+            cost[start, item + 1] = max(high, before + at_end[item])
+            high, before = max(high, before + within[item]), before + costs[item]
+    items = range(1, len(costs) + 1)
+    largest = [0, *(inf for _ in items)]  # for each item, the least possible largest cost of so many runs up to it
+    for _ in range(num_blocks):
+        largest = [inf, *(min(max(largest[i], cost[i, j]) for i in range(j)) for j in items)]
     best = {0: (0, [])}  # for each item so many runs can end before: the least sum of squares, and the runs' last items
     for _ in range(num_blocks):
         longer = {}
-        for end in range(1, len(total)):
+        for end in items:
             found = [
-                (squares + (total[end] - total[start]) ** 2, -start, [*lasts, end - 1])
+                (squares + cost[start, end] ** 2, -start, [*lasts, end - 1])
                 for start, (squares, lasts) in best.items()
-                if start < end and total[end] - total[start] <= largest[-1]
+                if start < end and cost[start, end] <= largest[-1]
             ]
             if found:
                 squares, _, lasts = min(found)  # the shorter last run at a tie

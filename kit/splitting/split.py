@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from kit.errors import unknown
 from kit.settings import typed
-from kit.splitting.balance import BALANCES, balanced, cheapest
+from kit.splitting.balance import BALANCES, Peaks, balanced, cheapest
 from kit.splitting.liveness import Line, find_cuts
 from kit.splitting.stage import split_classifier, stages_between
 from kit.splitting.tracing import trace
@@ -48,9 +48,14 @@ def split(
     return stages_between(traced.root, lines, cuts)
 
 
-def choose_cuts(model: nn.Module, num_blocks: int, example: Tensor, balance: str) -> list[str]:
-    """Return the points where `split` would cut, to be cut at again with `at`; measured times vary."""
-    _, lines, cuts = _cut(model, num_blocks, example, balance, None)
+def choose_cuts(
+    model: nn.Module, num_blocks: int, example: Tensor, balance: str, peaks: Peaks | None = None
+) -> list[str]:
+    """Return the points where `split` would cut, to be cut at again with `at`; measured times vary.
+
+    `peaks` count heads and losses in, for `balance="memory"`: see `kit.splitting.balance.cheapest`.
+    """
+    _, lines, cuts = _cut(model, num_blocks, example, balance, None, peaks)
     return [lines[0].name_of(cut) for cut in cuts]
 
 
@@ -65,7 +70,10 @@ def cut_points(model: nn.Module, example: Tensor) -> list[str]:
     return _names(line, cuts)
 
 
-def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None) -> tuple:
+def _cut(
+    model: nn.Module, num_blocks: int | None, example: Tensor, balance: str, at: list[str] | None,
+    peaks: Peaks | None = None,
+) -> tuple:  # fmt: skip
     """Return the traced model, its lines and the chosen cuts, of which one block has none."""
     if balance not in BALANCES:
         raise unknown("balance", balance, BALANCES)
@@ -78,7 +86,7 @@ def _cut(model: nn.Module, num_blocks: int | None, example: Tensor, balance: str
     traced = trace(model)
     lines, cuts = find_cuts(traced, example)
     if at is None:
-        return traced, lines, cheapest(traced, lines, cuts, num_blocks, balance, example)
+        return traced, lines, cheapest(traced, lines, cuts, num_blocks, balance, example, peaks)
     return traced, lines, _named(lines[0], cuts, at)
 
 

@@ -64,12 +64,13 @@ def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
         start, entry = end, leave
 
 
-def split_classifier(stage: nn.Module, num_classes: int) -> tuple[nn.Module, nn.Module | None]:
+def split_classifier(stage: nn.Module, num_classes: int, pool: bool = True) -> tuple[nn.Module, nn.Module | None]:
     """Divide `stage` into trunk (B, …) → (B, D) and classifier (B, D) → (B, num_classes), sharing its tensors.
 
     The classifier is the Linear with `num_classes` outputs whose result is the stage's result; a Dropout used only
     right before it goes along. The trunk runs the stage's own forward without the two. Where a trace shows no such
-    Linear, or not all that `stage` does, the answer is `(stage, None)`. `stage` itself stays as it is.
+    Linear, or not all that `stage` does, the answer is `(stage, None)`. `stage` itself stays as it is. Without `pool`
+    the trunk leaves out the average pool before the classifier, if there is one: it then ends in the flattened map.
     """
     try:
         traced = Traced(stage, stage, stage._graphs) if isinstance(stage, Stage) else trace(stage)
@@ -79,8 +80,10 @@ def split_classifier(stage: nn.Module, num_classes: int) -> tuple[nn.Module, nn.
     layers = [traced.root.get_submodule(name) for name in tails[0]]
     if traced.doubtful or not layers or tails[0] != tails[-1] or layers[-1].out_features != num_classes:
         return stage, None
+    pools = [] if pool else [m for m in traced.root.modules() if isinstance(m, nn.AdaptiveAvgPool2d)][-1:]
+    gone = [*layers, *pools]
     kept = [*held(stage), *(part for part in stage.modules() if not [*part.children()])]
-    trunk = copy.deepcopy(stage, {id(part): part for part in kept} | {id(layer): nn.Identity() for layer in layers})
+    trunk = copy.deepcopy(stage, {id(part): part for part in kept} | {id(layer): nn.Identity() for layer in gone})
     if {id(tensor) for tensor in trunk.parameters()} & {id(tensor) for tensor in layers[-1].parameters()}:
         return stage, None
     if len(layers) == 1:

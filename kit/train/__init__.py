@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,7 +12,8 @@ from kit import seeds
 from kit.backbones import backbone
 from kit.data import Data, load_data
 from kit.files import folder_lock
-from kit.methods import decouple
+from kit.measure import memory
+from kit.methods import decouple, lookup
 from kit.net import Net
 from kit.settings import typed
 from kit.splitting import paper_cuts
@@ -45,32 +48,51 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
     the backbone's place: a module, cut as the config says, or a list of stages. It is copied, and stays as it is.
     Raises ValueError for a model that cannot be cut so, and says why.
     """
-    device = config.resolved_device()
-    examples = {"x": loaded.shape, **loaded.view_shapes}
-    examples = {name: torch.zeros(2, *shape, device=device) for name, shape in examples.items()}
     cuts = measured_cuts(config, loaded, model) if cuts is None else list(cuts)
     balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
+    example = torch.zeros(2, *loaded.shape, device=config.resolved_device())
     whole, given = _model(config, loaded, model), isinstance(model, list | tuple)
-    stages = list(whole) if given else split(whole, config.num_blocks, examples["x"], balance, cuts or at)
+    stages = list(whole) if given else split(whole, config.num_blocks, example, balance=balance, at=cuts or at)
     if len(stages) != config.num_blocks:
         raise ValueError(f"model has {len(stages)} stages, but num_blocks={config.num_blocks}: give {len(stages)}")
-    options = {"precision": config.precision, "seed": config.seed, "pixels": loaded.denormalize}
     start = config.growth and config.growth.start
-    classes, context = loaded.num_classes, config.context
-    net = decouple(stages, config.method, classes, examples, context, config, start=start, **options, **config.options)
+    net = _decoupled(config, loaded, stages, precision=config.precision, pixels=loaded.denormalize, start=start)
     origin = config.net_content() | {"fingerprint": net_fingerprint(net)}
     net.cuts, net.origin = cuts, origin if model is None else None
     return net
 
 
+def _decoupled(config: RunConfig, loaded: Data, stages: Sequence[nn.Module], **how: object) -> Net:
+    """Return the net that the config's method makes of `stages`."""
+    shapes = {"x": loaded.shape, **loaded.view_shapes}
+    examples = {name: torch.zeros(2, *shape, device=config.resolved_device()) for name, shape in shapes.items()}
+    settings = {"seed": config.seed, "context_options": config.context_options, **how, **config.options}
+    return decouple(stages, config.method, loaded.num_classes, examples, config.context, config, **settings)
+
+
 def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[str] | None:
-    """Return the names of the cut points, if they take a measurement. A run that goes on keeps those it began with."""
-    if config.cuts != "time" or config.num_blocks == 1 or isinstance(model, list | tuple):
+    """Return the names of the cut points, if they take a measurement. A run that goes on keeps those it began with.
+
+    Cuts by memory count bodies, heads and losses, as `kit.measure.memory.plan` does for fp32; but bodies alone where
+    one loss trains the whole net.
+    """
+    if isinstance(model, list | tuple):
+        return None
+    balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
+    heads = balance == "memory" and not lookup(config.method).one_loss
+    if at is not None or config.num_blocks == 1 or not (heads or balance == "time"):
         return None
     if config.folder and (path := checkpoint.latest(config.folder)):
         return checkpoint.load(path, ["run"])[0]["cuts"]
-    example = torch.zeros(min(config.batch_size, 32), *loaded.shape, device=config.resolved_device())
-    return choose_cuts(_model(config, loaded, model), config.num_blocks, example, "time")
+    batch = config.batch_size if heads else min(config.batch_size, 32)
+    example = torch.zeros(batch, *loaded.shape, device=config.resolved_device())
+
+    def peaks(stages: Sequence[nn.Module]) -> tuple[list[int], ...]:
+        smallest = replace(config, method="greedy", options={})
+        builds = [partial(_decoupled, own, loaded, pixels=torch.sigmoid) for own in (smallest, config)]
+        return tuple(memory.peaks(stages, build, example.shape) for build in builds)
+
+    return choose_cuts(_model(config, loaded, model), config.num_blocks, example, balance, peaks if heads else None)
 
 
 def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:

@@ -20,7 +20,7 @@ from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
 from kit.data.loading import DataSettings
 from kit.errors import unknown
-from kit.settings import Count, Positive, Whole
+from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
 from kit.splitting.split import BALANCES
 
@@ -30,7 +30,8 @@ _ELSEWHERE = ("root", "output", "checkpoint_steps")
 
 _OF_THE_NET = (
     *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context"),
-    *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "precision", "device", "seed"),
+    "context_options",
+    *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "trust", "precision", "device", "seed"),
 )
 
 
@@ -62,9 +63,11 @@ class RunConfig(DataSettings, OptimizerSettings):
     """Number of blocks (or, for bp, of exits watched)."""
     cuts: str | Sequence[str] = "auto"
     """Where to cut: what `kit.split` balances, names of cut points, or the papers' cuts: `auto` (DeInfoReg's, else by
-    parameters), `infopro` and `infopro-balanced` (by memory)."""
+    parameters), `infopro`, `infopro-balanced` (by memory), `fdg` and `ddg`."""
     context: str = "none"
     """What blocks see beside their predecessor's output."""
+    context_options: Mapping[str, object] = field(default_factory=dict)
+    """How they read it: the settings of `kit.context.Encoding`."""
     grow: Mapping[str, object] | None = None
     """When blocks are added while it trains, up to `num_blocks`: the settings of `kit.growth.Growth`, such as
     `{"at": [20, 40], "freeze": "earlier"}` or `{"when": "plateau", "patience": 3}`; None starts with all."""
@@ -99,6 +102,7 @@ class RunConfig(DataSettings, OptimizerSettings):
             raise unknown("cuts", self.cuts, CUTS)
         paper_cuts.find(self.cuts, self.backbone, self.num_blocks)
         context.parse(self.context, self.num_blocks)
+        context.Encoding(**accept("context option", self.context_options, context.Encoding))
         methods.lookup(self.method, self.options)
         self.resolved_device()
         if self.stagewise and methods.lookup(self.method).delay:

@@ -43,6 +43,7 @@ class FromData(Source):
         data, config, device = self.data, self.config, self.net.device
         if split == "train":
             order = {"epoch": epoch, "start": start, "seed": config.seed, "augment": config.augment}
+            order |= {"classes_per_batch": config.classes_per_batch}
             batches = data.batches("train", config.batch_size, device=device, **order)
         else:
             batches = data.batches(split, EVALUATION_BATCH, device=device)

@@ -106,7 +106,7 @@ class Run:
         warmup = min(steps, round(self.config.warmup_epochs * self.num_batches))
         for block in self.blocks:
             if block.scheduler is None:
-                block.set_schedule(self.config.schedule, steps, warmup)
+                block.set_schedule(self.config.schedule, steps, warmup, **self.config.shape(self.num_batches))
 
     def _train_epoch(self, progress: Progress) -> None:
         begin, first, every = time.perf_counter(), self.batch, self.config.checkpoint_steps

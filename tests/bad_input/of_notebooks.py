@@ -48,7 +48,7 @@ def batch(**fixed: object) -> experiment.Experiment:
                 "table": "t.parquet",
                 "seeds": [1],
                 "seed_parameters": ["epochs"],
-                "measures": {"accuracy": {"column": "value"}},
+                "measures": {"accuracy": {}},
                 "fixed": fixed,
             }
         )

@@ -4,11 +4,13 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -18,8 +20,10 @@ import yaml
 from filelock import FileLock
 
 from kit.notebook import NotebookFailed
-from workflow import batch, results
-from workflow.experiment import ROOT, read
+from tests import kills
+from workflow import batch, progress, results
+from workflow.experiment import read
+from workflow.schema import ROOT
 
 TOY = {
     "title": "toy",
@@ -31,6 +35,7 @@ TOY = {
 }
 PARAMETERS = """rate: float = 0.0  # a rate
 seed: int = 0  # a seed
+name: str = "x"  # a text
 poison: int = -1  # the seed that fails
 output: str = "x"  # folder"""
 CODE = """import pandas as pd
@@ -95,7 +100,7 @@ def test_a_failing_cell_publishes_nothing_and_a_later_success_does(toy, runs, tm
                 batch.run_cell(experiment, name, folder, 0)
         else:
             batch.run_cell(experiment, name, folder, 0)
-    found = batch.status(experiment, folder)
+    found = progress.status(experiment, folder)
     assert [len(found[kind]) for kind in ("done", "running", "failed", "left")] == [2, 0, 2, 0]
     table, missing = results.join(experiment, folder)
     numbers = results.summary(experiment, results.measures(experiment, table))
@@ -104,7 +109,7 @@ def test_a_failing_cell_publishes_nothing_and_a_later_success_does(toy, runs, tm
 
 def test_status_counts_and_expects(toy, runs, tmp_path, capsys):
     experiment, folder = read(toy(minutes=2)), tmp_path / "batch"
-    batch.print_status(experiment, folder)
+    progress.print_status(experiment, folder)
     assert "0 done, 0 running, 0 failed, 4 left\nexpected: 8 more minutes, 1 at a time (120 s a cell" in (
         capsys.readouterr().out
     )
@@ -113,7 +118,7 @@ def test_status_counts_and_expects(toy, runs, tmp_path, capsys):
     (folder / "work" / first / "done.json").write_text('{"seconds": 60}')
     (folder / "work" / second).mkdir()
     with FileLock(folder / "work" / second / ".cell-lock"):
-        batch.print_status(experiment, folder)
+        progress.print_status(experiment, folder)
     printed = capsys.readouterr().out
     assert "1 done, 1 running, 0 failed, 2 left\nexpected: 2 more minutes, 1 at a time" in printed
     assert "(60 s a cell, measured on 1)" in printed
@@ -129,7 +134,7 @@ def test_damaged_results_are_set_aside_and_their_cells_run_again(toy, runs, tmp_
     (folder / "work" / names[2] / "table.parquet").write_bytes(b"PAR1")
     batch.set_damaged_aside(experiment, folder)
     assert f"cell {names[2]} runs again" in capsys.readouterr().out
-    assert batch.status(experiment, folder)["left"] == [names[2]]
+    assert progress.status(experiment, folder)["left"] == [names[2]]
     batch.run_cell(experiment, names[2], folder, 0)
     assert len(runs) == 5 and results.join(experiment, folder)[1] == []
 
@@ -172,8 +177,8 @@ def test_the_frozen_copy_stays_and_a_changed_experiment_is_told(toy, tmp_path, c
         batch.freeze(other, folder)
 
 
-def command(path, folder, *more):
-    return [sys.executable, "-m", "workflow.batch", "run", str(path), "--batch", str(folder), *more]
+def command(path, folder, *more, command="run"):
+    return [sys.executable, "-m", "workflow.batch", command, str(path), "--batch", str(folder), *more]
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -271,3 +276,114 @@ def test_killed_five_times_a_batch_of_twelve_ends_as_if_undisturbed(tmp_path):
         assert not (line["event"] == "start" and line["cell"] in finished), f"{line['cell']} ran again"
         finished |= {line["cell"]} if line["event"] == "done" else set()
     assert len(finished) == 12
+
+
+class Page(HTMLParser):
+    """What a browser would run of a page, and what it would show."""
+
+    def __init__(self):
+        super().__init__()
+        self.handlers, self.scripts, self.text = [], [], []
+        self.inside = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.inside = tag
+        self.handlers += [f"{tag} {name}={value}" for name, value in attrs if name == "onerror"]
+
+    def handle_endtag(self, tag):
+        self.inside = ""
+
+    def handle_data(self, data):
+        (self.scripts if self.inside == "script" else self.text).append(data)
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_words_of_a_file_and_runs_none(toy, tmp_path):
+    """Title, about, cases, measures, claims, grid values, missing cells and metrics, as text."""
+    script, image = "<script>alert('{}')</script>", "<img src=x onerror=alert('{}')>"
+    bad = {name: text.format(name) for name in ("title", "about", "case", "measure", "claim", "value", "metric")
+           for text in [script if name in ("title", "measure", "value") else image]}  # fmt: skip
+    path = toy(
+        title=bad["title"],
+        about=bad["about"],
+        cases={bad["case"]: {}, "other": {}},
+        grid=[{"name": [bad["value"]]}],
+        measures={bad["measure"]: {}, "none": {"metric": "recall"}},
+        claims=[{"text": bad["claim"], "measure": bad["measure"], "ours": bad["case"], "theirs": "other"}],
+        seeds=[0, 1, 2],
+    )
+    folder, experiment = tmp_path / "batch", read(path)
+    for name, cell in list(experiment.cells().items())[:-1]:
+        (folder / "cells" / name).mkdir(parents=True)
+        row = {"epoch": 1, "split": "test", "block": 1, "value": cell["seed"] / 3 + len(cell["case"]) % 2}
+        rows = pd.DataFrame([row | {"metric": metric} for metric in ("accuracy", bad["metric"])])
+        rows.to_parquet(folder / "cells" / name / "result.parquet")
+    results.report(experiment, experiment, folder)
+    page = Page()
+    page.feed((folder / "report.html").read_text())
+    assert page.handlers == [] and not [part for part in page.scripts if "alert('" in part]
+    shown = "".join(page.text)
+    assert [name for name, text in bad.items() if text not in shown] == []
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_wherever_it_renames_or_removes_a_file_a_batch_ends_as_if_undisturbed(toy, tmp_path):
+    """Scheduler, cell, report and their kernels end at every such call, one a start; nobody stays behind."""
+    path = toy(seeds=[0], grid=[{}])
+    folders = {name: tmp_path / name / "batch" for name in ("whole", "killed")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        frozen = batch.freeze(path, folder)
+    shutil.copyfile(kills.HOOK, folder / "code" / kills.HOOK.name)
+    cell = [*command(frozen, folder, command="cell"), *read(path).cells()]
+    assert ends(cell, tmp_path, "/killed/") > 8
+    (folder / "work/run__seed-0/done.json").unlink()
+    shutil.rmtree(folder / "cells")
+    assert (
+        ends(command(path, folder), tmp_path, "/killed/batch/([.]scheduler$|[.]snakemake/|cells/[^.]*$|work/.*txt)") > 4
+    )
+    assert ends(command(path, folder, command="report"), tmp_path, "/killed/") > 8
+    subprocess.run(command(path, folders["whole"]), env=kills.environment(tmp_path), cwd=ROOT, check=True)
+    trees = [{path for path in kills.tree(folder) if not OWN.search(path)} for folder in folders.values()]
+    assert trees[0] == trees[1]
+    assert not list((tmp_path / "temporary").iterdir())
+    tables = [pd.read_parquet(folder / "table.parquet") for folder in folders.values()]
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
+OWN = re.compile(r"^code/|^[.]snakemake/(log|metadata)/|__pycache__")
+"""What differs between two batches: caches, and Snakemake's journal."""
+
+
+def ends(command, folder, pattern):
+    """Start the command until no call ends it any more; return how many starts that took."""
+    codes = [run.returncode for run in kills.starts(command, folder, pattern, cwd=ROOT)]
+    assert codes[-1] == 0, codes
+    return len(codes)
+
+
+@pytest.mark.slow
+def test_whoever_ends_a_batch_ends_its_scheduler_cells_and_kernels(toy, tmp_path):
+    """After 5 s nothing is alive; what was begun is finished by the next start, and nothing is left over."""
+    code = "import pathlib, time\nwhile not pathlib.Path(output, '../../go').exists(): time.sleep(0.1)"
+    folder, path = tmp_path / "batch", toy(seeds=[0, 1], grid=[{}])
+    notebook = nbformat.read(tmp_path / "toy.ipynb", 4)
+    notebook.cells.insert(1, nbformat.v4.new_code_cell(f"open(f'{{output}}/begun', 'w').close()\n{code}"))
+    nbformat.write(notebook, tmp_path / "toy.ipynb")
+    for end in (signal.SIGTERM, signal.SIGKILL):
+        run = subprocess.Popen(command(path, folder, "--jobs", "2"), env=kills.environment(tmp_path), cwd=ROOT)
+        while run.poll() is None and len(list(folder.glob("work/*/begun"))) < 2:
+            time.sleep(0.1)
+        assert len(kills.alive(tmp_path)) == 6, "runner, scheduler, two cells and two kernels"
+        run.send_signal(end)
+        assert run.wait() == -end
+        kills.none_alive(tmp_path)
+        for begun in folder.glob("work/*/begun"):
+            begun.unlink()
+    (folder / "go").touch()
+    done = subprocess.run(command(path, folder, "--jobs", "2"), env=kills.environment(tmp_path), cwd=ROOT)
+    assert done.returncode == 0 and not list((tmp_path / "temporary").iterdir())
+    work = {".cell-lock", "begun", "done.json", "log.txt", "notebook.ipynb", "table.parquet"}
+    assert {frozenset(os.listdir(work)) for work in folder.glob("work/*")} == {frozenset(work)}
+    assert {path.name for path in folder.glob(".*")} == {".freeze-lock", ".lock", ".report-lock", ".snakemake"}

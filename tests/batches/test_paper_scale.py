@@ -4,6 +4,7 @@ The notebook's cells run in this process: seven kernels would take most of a min
 """
 
 import hashlib
+import json
 import pickle
 
 import nbformat
@@ -15,7 +16,8 @@ from torchvision import datasets
 
 from kit.parameters import check_values, read_parameters
 from kit.train import checkpoint
-from workflow.experiment import ROOT, read
+from workflow.experiment import read
+from workflow.schema import ROOT
 
 NOTEBOOK = ROOT / "notebooks/one_run.ipynb"
 RNG = np.random.default_rng(0)
@@ -77,8 +79,10 @@ def run(parameters):
         ("deinforeg_tiny_imagenet", {"case": "SCPL", "backbone": "vgg-paper", "noise_rate": 0.2}),
         ("infopro_table2", {"case": "InfoPro, contrast", "backbone": "resnet32", "num_blocks": 4}),
         ("infopro_table3", {"case": "InfoPro, balanced", "num_blocks": 2, "dataset": "cifar10"}),
-        ("contsup_table1", {"case": "greedy", "backbone": "resnet32", "num_blocks": 4, "context": "R1E"}),
-        ("fdg_table", {"case": "DGL", "backbone": "resnet20"}),
+        ("deinforeg_cifar10", {"case": "AL", "backbone": "vgg-paper", "noise_rate": 0.2}),
+        ("contsup_table1", {"case": "contrast", "backbone": "resnet32", "num_blocks": 4, "context": "R1E"}),
+        ("fdg_table", {"case": "DGL", "backbone": "resnet56"}),
+        ("fdg_table", {"case": "FDG, β = 0.2", "backbone": "resnet20"}),
     ],
 )
 def test_a_cell_starts(name, wanted, root, tmp_path):
@@ -93,3 +97,11 @@ def test_a_cell_starts(name, wanted, root, tmp_path):
     assert ("peak_bytes" in set(table["metric"])) == (name == "infopro_table3")
     assert ("noise_realised" in set(table["metric"])) == name.startswith("deinforeg")
     assert checkpoint.latest(tmp_path / "out")
+    recorded = json.loads((tmp_path / "out/config.json").read_text())["config"]
+    changed = {"limit", "val_fraction", "epochs", "warmup_epochs", "batch_size", "width", "options", "device"}
+    for setting, value in cell["parameters"].items():
+        if setting.endswith("options"):  # texts there, values here
+            named = {item.partition("=")[0] for item in value}
+            assert named <= recorded[setting].keys() and len(named) == len(value)
+        elif setting in recorded and setting not in changed:
+            assert recorded[setting] in (value, value[0] if isinstance(value, list) else value), setting

@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from workflow import results
-from workflow.experiment import ROOT, Experiment, read
+from workflow.experiment import read
+from workflow.schema import ROOT, Claim, Experiment, Figure, Measure
 
 EXPERIMENT = Experiment(
     name="e",
@@ -18,9 +19,9 @@ EXPERIMENT = Experiment(
     seeds=[0, 1, 2],
     cases={"ours": {}, "theirs": {}},
     grid=[{"rate": [0.0, 0.4]}],
-    measures={"last": {}, "chosen": {"exit": "chosen"}, "early": {"exit": "chosen", "epoch": "chosen"},
-              "peak": {"epoch": "best"}, "lost": {"less": {"rate": 0.0}}, "error": {"error": True}},
-    claims=[{"text": "ours is better", "measure": "last", "ours": "ours", "theirs": "theirs"}],
+    measures={"last": Measure(), "chosen": Measure(exit="chosen"), "early": Measure(exit="chosen", epoch="chosen"),
+              "peak": Measure(epoch="best"), "lost": Measure(less={"rate": 0.0}), "error": Measure(error=True)},
+    claims=[Claim(text="ours is better", measure="last", ours="ours", theirs="theirs")],
 )  # fmt: skip
 
 
@@ -66,9 +67,24 @@ def test_lost_to_noise_is_paired_with_the_same_case_and_seed():
     assert lost["value"].tolist() == pytest.approx([0.2] * 6) and set(lost["rate"]) == {0.4}
 
 
-def test_an_unknown_key_of_a_measure_is_refused():
-    with pytest.raises(ValueError, match="unknown key of measure 'last': 'exits': did you mean 'exit'"):
-        results.measured(replace(EXPERIMENT, measures={"last": {"exits": 1}}), whole(), "last")
+def test_a_column_that_is_not_there_is_refused():
+    experiment = replace(EXPERIMENT, measures={"last": Measure(where={"methd": "bp"})})
+    with pytest.raises(ValueError, match="unknown column in the measure 'last': 'methd': did you mean 'method'"):
+        results.measured(experiment, whole().assign(method="bp"), "last")
+
+
+def test_two_numbers_of_one_cell_are_refused_and_not_counted_as_two_seeds():
+    table = pd.concat([whole().assign(method="bp"), whole().assign(method="dgl")])
+    with pytest.raises(ValueError, match="'last' finds 2 numbers in one cell, which differ in method: say which"):
+        results.measured(EXPERIMENT, table, "last")
+
+
+def test_what_no_cell_has_gives_no_number():
+    for measure in (Measure(metric="acuracy"), Measure(exit=9), Measure(exit=9, epoch="best"), Measure(split="train")):
+        experiment = replace(EXPERIMENT, measures={"last": measure})
+        assert results.measured(experiment, whole(), "last").empty
+    only_test = whole().query("split == 'test'")
+    assert results.measured(EXPERIMENT, only_test, "early").empty
 
 
 def test_mean_deviation_and_interval_by_hand():
@@ -107,7 +123,7 @@ def test_verdicts(ours, theirs, verdict):
 
 
 def test_where_lower_is_better_the_verdict_turns():
-    claim = EXPERIMENT.claims[0] | {"better": "lower"}
+    claim = replace(EXPERIMENT.claims[0], better="lower")
     values = results.measures(EXPERIMENT, whole((0.80, 0.81, 0.82), (0.50, 0.52, 0.51)))
     found = results.tests(replace(EXPERIMENT, claims=[claim]), values)
     assert set(found["verdict"]) == {"does not hold"}
@@ -142,15 +158,15 @@ def test_published_figures_stand_beside_ours(tmp_path, monkeypatch):
         name="e", title="t", notebook="n", table="t", seeds=[0, 1],
         cases={"dgl": {"method": "dgl", "paper": {"dataset": "cifar10", "backbone": "resnet32", "method": "dgl",
                                                   "setting": "K={num_blocks}"}}},
-        grid=[{"num_blocks": [2, 4]}], measures={"error": {"error": True}},
-        published=[{"source": "ICLR 2021 Table 2", "metric": "test_error_percent", "measure": "error", "differs": "all",
-                    "where": {"backbone": "resnet32", "method": ["dgl", "bp"]}}],
+        grid=[{"num_blocks": [2, 4]}], measures={"error": Measure(error=True)},
+        published=[Figure(source="ICLR 2021 Table 2", metric="test_error_percent", measure="error", differs="all",
+                          where={"backbone": "resnet32", "method": ["dgl", "bp"]})],
     )  # fmt: skip
     parts = [cell("dgl", 0, s, ((0, 0), (0, 0.9 + s / 50))).drop(columns="rate").assign(num_blocks=2) for s in (0, 1)]
     numbers = results.summary(experiment, results.measures(experiment, pd.concat(parts)))
     beside = results.published(experiment, numbers).set_index("setting")
     assert beside.at["K=2", "paper says"] == "8.69 ± 0.12"
-    assert beside.at["K=2", "we measured"] == "9 ± 1.4 (n=2 of 2)"
+    assert beside.at["K=2", "we measured"] == "9 ± 1.4, median 9 (n=2 of 2)"
     assert beside.at["K=4", "we measured"] == "not run yet" and beside.at["K=1", "we measured"] == "not in the grid"
     assert set(beside["differs in"]) == {"all"}
 

@@ -26,7 +26,8 @@ INFOPRO = {
     ("resnet110", 8): [5, 7, 7, 7, 7, 7, 7, 7],
     ("resnet110", 16): [2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4, 4],
 }
-BALANCED = {("resnet110", 2): [15, 39], ("resnet110", 3): [10, 11, 33], ("resnet110", 4): [7, 8, 12, 27]}
+BALANCED = {("resnet32", 2): [4, 11], ("resnet32", 4): [3, 2, 3, 7], ("resnet32", 8): [2, 1, 1, 3, 1, 4, 1, 2]}
+BALANCED |= {("resnet110", 2): [15, 39], ("resnet110", 3): [10, 11, 33], ("resnet110", 4): [7, 8, 12, 27]}
 
 
 def residual_blocks(stages: list[nn.Module]) -> list[int]:
@@ -68,7 +69,7 @@ def test_every_published_cut_is_tested():
     assert BALANCED.keys() == INFOPRO_BALANCED_CUTS.keys()
 
 
-@pytest.mark.parametrize("case", [("resnet110", 16), ("resnet32", 4)])
+@pytest.mark.parametrize("case", [("resnet110", 16), ("resnet32", 3)])
 def test_where_none_is_published_infopros_balanced_cuts_are_those_of_memory(case):
     name, num_blocks = case
     assert find("infopro-balanced", name, num_blocks) == ("memory", None)
@@ -83,8 +84,9 @@ def test_one_block_is_the_whole_model(cuts):
 @pytest.mark.parametrize(("name", "num_blocks"), [("resnet32", 5), ("vgg-paper", 4), ("resnet50", 4)])
 def test_other_models_and_counts_are_refused_with_a_way_out(cuts, name, num_blocks):
     message = (
-        f"cuts='{cuts}' with backbone='{name}' and num_blocks={num_blocks}, but InfoPro cuts resnet32 and resnet110 "
-        "into 1, 2, 3, 4, 8, 16 blocks. Choose one of these, or a cut for any model: cuts='memory'"
+        f"cuts='{cuts}' with backbone='{name}' and num_blocks={num_blocks}, but these cuts are published for: resnet32 "
+        "into 1, 2, 3, 4, 8, 16; resnet110 into 1, 2, 3, 4, 8, 16 blocks. Choose one of these, or a cut for any model: "
+        "cuts='memory'"
     )
     for make in (find, lambda cuts, name, k: kit.RunConfig(cuts=cuts, backbone=name, num_blocks=k)):
         with pytest.raises(ValueError) as error:
