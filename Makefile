@@ -6,6 +6,8 @@ JOBS ?= 1
 GPUS ?= 0
 BATCH ?=
 PROFILE ?=
+FONT_SIZE ?= 13
+LAB_FLAGS ?=
 BATCH_FLAGS = $(if $(BATCH),--batch $(BATCH)) $(if $(PROFILE),--profile $(PROFILE))
 # A file at a time on each core; files, because the tests of one may share what took long to prepare.
 PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
@@ -18,8 +20,12 @@ READY := .venv/.ready
 DEMO := notebooks/02_per_block_accuracy.ipynb
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
+# What git stores of a notebook is without outputs, so that running a lesson changes nothing (.gitattributes). Where
+# .venv is gone, notebooks pass as they are.
+CLEAN := if test -x $(BIN)/nbstripout; then $(BIN)/nbstripout --extra-keys metadata.language_info; else cat; fi
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all reproduce reproduce-status lab lint bench data clean
+.PHONY: help setup demo test test-all reproduce reproduce-status lab lint docs bench data clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name text; do \
@@ -35,6 +41,7 @@ $(READY): pyproject.toml constraints.txt
 		exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[dev]" --constraint constraints.txt
+	@if git rev-parse --git-dir >/dev/null 2>&1; then git config filter.notebook-outputs.clean "$(CLEAN)"; fi
 	touch $@
 
 demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, into runs/demo
@@ -56,13 +63,24 @@ reproduce-status: $(READY)  ## say how many cells of a batch are done, running, 
 	$(BIN)/python -m workflow.batch status $(EXPERIMENT) $(BATCH_FLAGS)
 
 # Kernels start here, not in notebooks/, so that data/ and runs/ are the same folders as for headless runs.
-lab: $(READY)  ## open JupyterLab on the notebooks
-	$(BIN)/python -m kit.cpu_allocator $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)"
+# LAB_FLAGS=--allow-root for root in a container; FONT_SIZE=17 for figures that the last row reads. PyTorch's profiler warns
+# of what was allocated before it began, which costs.peak_bytes accounts for: its warnings are left out.
+lab: $(READY)  ## open JupyterLab on the notebooks (FONT_SIZE=17 for a large room, LAB_FLAGS=--allow-root)
+	KIT_FONT_SIZE=$(FONT_SIZE) TORCH_CPP_LOG_LEVEL=ERROR $(BIN)/python -m kit.cpu_allocator $(BIN)/jupyter lab notebooks --MappingKernelManager.root_dir="$(CURDIR)" $(LAB_FLAGS)
 
-lint: $(READY)  ## check style, and that notebooks are stored without outputs
+lint: $(READY)  ## check style and types, and that notebooks are stored without outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb notebooks/solutions/*.ipynb workflow/*.ipynb
+
+# Its tools are installed only here. Lessons run once, and again when they or the code changes.
+docs: .venv/.docs  ## build the site into docs/_build/html, its lessons with the outputs of a real run (FULL=1: not quick)
+	$(BIN)/python -m docs.build $(if $(FULL),--full)
+
+.venv/.docs: $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[docs]" --constraint constraints.txt
+	touch $@
 
 bench: $(READY)  ## run every benchmark (BENCH_FLAGS=--quick for a short look)
 	@set -e; for script in $(BENCHMARKS); do echo "$$script"; $(BIN)/python $$script $(BENCH_FLAGS); done

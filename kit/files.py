@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 
 @contextmanager
-def atomic(path: str | os.PathLike) -> Iterator[Path]:
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside `path`; move it into place when the block ends well, remove it when it fails.
 
     A reader therefore sees the old file or the new one, never half of one, even after `kill -9` or a power cut.

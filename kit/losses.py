@@ -4,16 +4,16 @@ Shape suffixes: B batch, C classes, D embedding width. Every function takes one 
 ValueError or TypeError for embeddings, labels and numbers of classes that are none.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-VARIANTS = ("paper", "scaled")
-Variant = Literal[VARIANTS]
-CONTRASTS = ("supcon", "all-anchors", "scpl")
-Contrast = Literal[CONTRASTS]
+Variant = Literal["paper", "scaled"]
+VARIANTS = get_args(Variant)
+Contrast = Literal["supcon", "all-anchors", "scpl"]
+CONTRASTS = get_args(Contrast)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

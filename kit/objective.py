@@ -7,10 +7,12 @@ are about.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import cast
 
 from torch import Tensor, nn
 
 from kit.shapes import Shape
+from kit.signal import Signal
 
 
 def own_rows(rows: Tensor) -> Tensor:
@@ -21,7 +23,7 @@ def own_rows(rows: Tensor) -> Tensor:
 class Objective(nn.Module):
     """What a block asks of its objective."""
 
-    weights: Mapping[str, float]
+    weights: Mapping[str, float] = MappingProxyType({})
     """The factor of each term of the loss; terms not named here weigh 1."""
 
     batch_statistics = False
@@ -40,7 +42,7 @@ class Objective(nn.Module):
     gather: Callable[[Tensor], Tensor] = staticmethod(own_rows)
     """How a loss that compares samples gets the rows of the whole batch: differentiable all-gather, with replicas."""
 
-    def loss(self, h: Tensor, signal) -> dict[str, Tensor]:
+    def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:
         """Return the terms, scalars, by name and unweighted, for the block's output `h` on the signal it received."""
         raise NotImplementedError
 
@@ -48,13 +50,13 @@ class Objective(nn.Module):
         """Return the logits (B, C) that the block alone would answer."""
         raise NotImplementedError
 
-    def encode(self, signal) -> Tensor | None:
+    def encode(self, signal: Signal) -> Tensor | None:
         """Return the encoded label for the next block, detached; None where labels are all it needs."""
         return None
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the loss: the terms, weighted. Nowhere else are they."""
-        return sum(self.weights.get(name, 1.0) * term for name, term in terms.items())
+        return cast(Tensor, sum(self.weights.get(name, 1.0) * term for name, term in terms.items()))
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ The sizes of a map do not tell whether it is (C, H, W), as convolutions make it,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ Sizes = Annotated[Sequence[Count], Field(min_length=1, description="a shape with
 """Sizes of vectors, tokens or maps, as they are given."""
 
 
-class Shape(tuple):
+class Shape(tuple[int, ...]):
     """The sizes of a feature without its batch: (D,) vectors, (T, D) tokens, (C, H, W) or (H, W, C) maps.
 
     `axis` is the dimension that holds the channels; None is PyTorch's convention: the first of maps, else the last.
@@ -72,7 +72,7 @@ class Axes(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._axes = WeakTensorKeyDictionary()
+        self._axes: Any = WeakTensorKeyDictionary()
 
     def shape(self, tensor: Tensor) -> Shape:
         """Return the shape of `tensor` (B, …) without the batch; by convention where nothing was noted."""
@@ -84,7 +84,7 @@ class Axes(TorchFunctionMode):
         if axis:
             self._axes[tensor] = axis
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.ndim > 2:  # looked up only here: most operations of a step make less
             before = (self._axes.get(t) for t in tree_leaves(args) if isinstance(t, Tensor))
@@ -96,7 +96,7 @@ _MOVING = {"permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims"
 _RESHAPING = {"reshape", "view", "flatten", "unflatten"}
 
 
-def _axis(func, result: Tensor, args: Sequence, kwargs: dict, before: int | None) -> int | None:
+def _axis(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any, before: int | None) -> int | None:
     """Return the dimension of `result` that holds the channels, or None where that is not known."""
     name = getattr(func, "__name__", "")
     if name.startswith("conv"):

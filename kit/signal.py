@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,7 +84,7 @@ class Signal:
     @classmethod
     def of(cls, parts: Mapping[Slot, Tensor]) -> Signal:
         """Return the signal with these tensors in their slots."""
-        values: dict = {}
+        values: dict[str, Any] = {}
         for (name, item), tensor in parts.items():
             if item is None:
                 values[name] = tensor

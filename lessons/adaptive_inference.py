@@ -79,7 +79,7 @@ def _curves(panel: Axes, table: pd.DataFrame, by_exit: pd.DataFrame, full: float
     panel.set(xlabel="cost per image, share of the last exit's", ylabel="accuracy")
     percent(panel.xaxis, decimals=0)
     percent(panel.yaxis)
-    panel.legend(loc="best", fontsize=11)
+    panel.legend(loc="lower right", fontsize="small")
 
 
 @styled
@@ -103,20 +103,20 @@ def image_rows(rows: dict[str, tuple[np.ndarray, Sequence[str]]]) -> Picture:
     figure = Picture(figsize=(1.15 * most, 2 * len(rows)), layout="constrained")
     parts = figure.subfigures(len(rows), squeeze=False)[:, 0]
     for part, (name, (images, captions)) in zip(parts, rows.items(), strict=True):
-        part.suptitle(name, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        part.suptitle(name, x=0.01, ha="left", fontsize="small", fontweight="bold")
         line = part.subplots(1, most, squeeze=False)[0]
         for panel in line:
             panel.axis("off")
         for panel, image, caption in zip(line, images, captions, strict=False):
             panel.imshow(pixels(image), cmap="gray_r", vmin=0, vmax=1)
-            panel.set_title(caption, fontsize=8)
+            panel.set_title(caption, fontsize="x-small")
     return figure
 
 
 @styled
 def chosen_point(point: exits.Point, table: pd.DataFrame, by_exit: pd.DataFrame, full: float) -> Picture:
     """Draw the curves of `accuracy_cost` with one point ringed, and beside them where its samples leave."""
-    figure = Picture(figsize=(11.5, 4.6), layout="constrained")
+    figure = Picture(figsize=(9.6, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.7, 1))
     _curves(left, table, by_exit, full)
     left.plot(point.cost / full, point.accuracy, "o", ms=16, mfc="none", mec="#b00020", mew=3)

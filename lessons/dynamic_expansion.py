@@ -93,7 +93,7 @@ def growing(table: pd.DataFrame, epoch: int | None = None, split: str = "val") -
     if epoch not in set(states["epoch"]):
         raise ValueError(f"epoch={epoch}, but the record has {states['epoch'].min()} to {states['epoch'].max()}")
     rows = metric_rows(table, "accuracy", split)
-    figure = Picture(figsize=(10.5, 4.2), layout="constrained")
+    figure = Picture(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 1.3))
     _accuracies(left, rows, epoch)
     left.set_ylabel(f"{split} accuracy")
@@ -124,7 +124,7 @@ def _blocks(panel: Axes, states: pd.DataFrame, epoch: int) -> None:
         box.set_linestyle("--" if state == "to come" else "-")
         panel.add_patch(box)
         ink = "black" if state in ("to come", "frozen") else "white"
-        panel.text(0.5, block - 0.5, f"block {block}\n{state}", ha="center", va="center", color=ink, fontsize=11)
+        panel.text(0.5, block - 0.5, f"block {block}\n{state}", ha="center", va="center", color=ink, fontsize="small")
     panel.set(xlim=(0, 1), ylim=(0, most + 0.1), title=f"after epoch {epoch}")
     panel.axis("off")
 
@@ -162,11 +162,11 @@ def accuracy_by_epoch(table: pd.DataFrame, joined: int | None = None) -> Picture
     panel = figure.subplots()
     marked_lines(panel, table, "epoch", "test", by="net", ms=None)
     if joined is not None:
-        panel.axvline(joined + 0.5, color="0.5", ls=":", label="a block joins")
+        panel.axvline(joined + 0.5, color="0.5", ls=":")
+        panel.text(joined + 0.5, 0.02, " a block joins", transform=panel.get_xaxis_transform(), fontsize="small")
     panel.set(ylabel="test accuracy of the last exit")
     whole_numbers(panel.xaxis)
     percent(panel.yaxis)
-    panel.legend(title=None)
     return figure
 
 

@@ -15,9 +15,11 @@ from scipy.special import softmax
 
 from kit.errors import unknown
 from kit.measure.representations import PROJECTIONS, spectrum
-from lessons.style import Picture, legend_below, marked_lines, percent, pixels, styled, whole_numbers
+from lessons.style import Picture, marked_lines, panels, percent, pixels, styled, whole_numbers
 
 COLOURINGS = ("class", "prediction", "corrupted")
+MAP = (6.2, 5.0)
+"""Inches of a map."""
 AXES = {"pca": "principal component", "tsne": "t-SNE axis"}
 
 
@@ -27,19 +29,18 @@ def spectra(features: Mapping[str, Sequence[ArrayLike]], num_values: int = 40) -
 
     `features` is method → one array per block, first to last.
     """
-    figure = Picture(figsize=(4.6 * len(features) + 1.6, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(features), sharey=True, squeeze=False)[0]
+    figure, axes = panels(len(features), sharey=True)
     most = max(len(blocks) for blocks in features.values())
     colours = sns.color_palette("viridis", most)
-    for panel, (method, blocks) in zip(panels, features.items(), strict=True):
+    for panel, (method, blocks) in zip(axes, features.items(), strict=True):
         for colour, z in zip(colours, blocks, strict=False):
             values = spectrum(z)[:num_values]
             panel.plot(range(1, len(values) + 1), values / max(values[0], 1e-30), color=colour)
         panel.set(title=method, xlabel="direction, strongest first", yscale="log", ylim=(1e-4, 1.6))
         whole_numbers(panel.xaxis)
-    panels[0].set_ylabel("singular value / largest")
+    axes[0].set_ylabel("singular value / largest")
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0.5, most + 0.5), mpl.colors.ListedColormap(colours))
-    bar = figure.colorbar(scale, ax=list(panels), label="block")
+    bar = figure.colorbar(scale, ax=axes, label="block")
     whole_numbers(bar.ax.yaxis, most=min(most, 10))
     bar.ax.grid(False)
     return figure
@@ -51,20 +52,19 @@ def cka_maps(matrices: Mapping[str, ArrayLike]) -> Picture:
 
     `matrices` is title → matrix; a title `A / B` names the rows A and the columns B.
     """
-    figure = Picture(figsize=(4.7 * len(matrices) + 1.2, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-    for panel, (title, matrix) in zip(panels, matrices.items(), strict=True):
+    figure, axes = panels(len(matrices), height=4.6, columns=2)
+    for panel, (title, matrix) in zip(axes, matrices.items(), strict=True):
         matrix = np.asarray(matrix)
         rows, _, columns = title.partition(" / ")
         image = panel.imshow(matrix, vmin=0, vmax=1, cmap="cividis", origin="lower")
         for (i, j), value in np.ndenumerate(matrix) if matrix.size <= 144 else ():
             ink = "black" if value > 0.6 else "white"
-            panel.text(j, i, f"{value:.2f}".removeprefix("0"), ha="center", va="center", color=ink, fontsize=8.5)
+            panel.text(j, i, f"{value:.2f}".removeprefix("0"), ha="center", va="center", color=ink, fontsize="x-small")
         panel.set(title=title, xlabel=f"block of {columns or rows}", ylabel=f"block of {rows}")
-        panel.set_xticks(range(matrix.shape[1]), range(1, matrix.shape[1] + 1), fontsize=11)
-        panel.set_yticks(range(matrix.shape[0]), range(1, matrix.shape[0] + 1), fontsize=11)
+        panel.set_xticks(range(matrix.shape[1]), range(1, matrix.shape[1] + 1), fontsize="small")
+        panel.set_yticks(range(matrix.shape[0]), range(1, matrix.shape[0] + 1), fontsize="small")
         panel.grid(False)
-    figure.colorbar(image, ax=list(panels), label="CKA (1 = same up to rotation)", shrink=0.85)
+    figure.colorbar(image, ax=axes, label="CKA (1 = same up to rotation)", shrink=0.85)
     return figure
 
 
@@ -76,21 +76,18 @@ def by_block(table: pd.DataFrame, metrics: Mapping[str, str]) -> Picture:
     """
     rows = table if "method" in table else table.assign(method="this network")
     last = rows[rows["epoch"] == rows.groupby("method")["epoch"].transform("max")]
-    figure = Picture(figsize=(4.6 * len(metrics) + 0.6, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
-    for panel, (metric, label) in zip(panels, metrics.items(), strict=True):
+    figure, axes = panels(len(metrics), height=5.0 if len(metrics) > 2 else 4.2)
+    for panel, (metric, label) in zip(axes, metrics.items(), strict=True):
         own = last[last["metric"] == metric]
         if own.empty:
             raise unknown("metric", metric, sorted(set(last["metric"])))
-        marked_lines(panel, own, "block", ms=8, legend=panel is panels[0])
-        panel.set(xlabel="block (first to last)", ylabel=label)
-        whole_numbers(panel.xaxis)
-        if metric in ("accuracy", "linear_probe"):
-            panel.set_ylim(0, 1.03)
+        shares = metric in ("accuracy", "linear_probe")
+        panel.set_ylim(min(0, own["value"].min()), 1.03 if shares else 1.05 * max(own["value"].max(), 1e-9))
+        marked_lines(panel, own, "block", ms=7, named=panel is axes[-1])
+        panel.set(xlabel="block (first to last)", ylabel="", title=label)
+        whole_numbers(panel.xaxis, most=6)
+        if shares:
             percent(panel.yaxis)
-        else:
-            panel.set_ylim(bottom=0)
-    legend_below(figure, panels[0])
     return figure
 
 
@@ -119,13 +116,12 @@ def embedding_map(
     needed = {"prediction": predictions, "corrupted": noisy, "class": labels}[colour]
     if needed is None or len(points) != len(labels) or len(points) == 0:
         raise ValueError(f"{len(points)} points and {len(labels)} labels: a map by {colour} takes one {colour} each")
-    figure = Picture(figsize=(6.6, 5.4))  # laid out by hand, like `exit_probabilities`: explorers draw at every move
-    figure.subplots_adjust(left=0.13, right=0.98, bottom=0.2, top=0.93)
+    figure = Picture(figsize=MAP)  # laid out by hand, like `exit_probabilities`: explorers draw at every move
+    figure.subplots_adjust(left=0.17, right=0.97, bottom=0.21, top=0.93)
     panel = figure.subplots()
+    _by_class(panel, points, labels if colour == "corrupted" else np.asarray(needed), classes)
     if colour == "corrupted":
-        _by_corruption(panel, points, np.asarray(noisy))
-    else:
-        _by_class(panel, points, np.asarray(needed), classes)
+        _ring(panel, points[np.asarray(noisy, dtype=bool)])
     if predictions is not None:
         wrong = np.asarray(predictions) != labels
         panel.scatter(*points[wrong].T, marker="x", s=30, color="black", linewidth=1.2, label="wrong answer")
@@ -134,7 +130,7 @@ def embedding_map(
     panel.margins(0.06)
     handles = panel.get_legend_handles_labels()[0]
     if handles:
-        figure.legend(handles=handles, loc="lower center", ncols=3, fontsize=11)
+        figure.legend(handles=handles, loc="lower center", ncols=3, fontsize="small")
     return figure
 
 
@@ -144,16 +140,15 @@ def _by_class(panel: Axes, points: np.ndarray, groups: np.ndarray, classes: Sequ
     panel.scatter(*points.T, c=[colours[g] for g in groups], s=26, alpha=0.85, linewidth=0)
     for group in np.unique(groups):
         middle = np.median(points[groups == group], axis=0)
-        halo = [withStroke(linewidth=4, foreground="white")]
-        panel.text(*middle, classes[group], color=colours[group], fontsize=17, weight="bold", ha="center", va="center",
-                   path_effects=[*halo, withStroke(linewidth=0.8, foreground="black")], zorder=5)  # fmt: skip
+        halo = [withStroke(linewidth=4, foreground="white"), withStroke(linewidth=0.8, foreground="black")]
+        panel.text(*middle, classes[group], color=colours[group], fontsize="xx-large", weight="bold", ha="center",
+                   va="center", path_effects=halo, zorder=5)  # fmt: skip
 
 
-def _by_corruption(panel: Axes, points: np.ndarray, noisy: np.ndarray) -> None:
-    panel.scatter(*points[~noisy].T, s=24, color="0.72", linewidth=0, label=f"label as it was ({(~noisy).sum()})")
-    panel.scatter(
-        *points[noisy].T, s=80, color="#d55e00", marker="^", linewidth=0, label=f"label corrupted ({noisy.sum()})"
-    )
+def _ring(panel: Axes, corrupted: np.ndarray) -> None:
+    """Ring the points whose label was corrupted: the colour inside is that of the class that it now claims."""
+    name = f"label corrupted ({len(corrupted)}), coloured as it claims"
+    panel.scatter(*corrupted.T, s=90, facecolor="none", edgecolor="black", marker="^", linewidth=1.3, label=name)
 
 
 @styled
@@ -167,15 +162,15 @@ def exit_probabilities(
     left, right = figure.subplots(1, 2, width_ratios=(1, 2.4))
     figure.subplots_adjust(left=0.02, right=0.98, bottom=0.19 if short else 0.42, top=0.84, wspace=0.18)
     left.imshow(pixels(image), cmap="gray_r", vmin=0, vmax=1)
-    left.set_title(f"label {classes[label]}" + ("\n(corrupted)" if noisy else ""), fontsize=12)
+    left.set_title(f"label {classes[label]}" + ("\n(corrupted)" if noisy else ""), fontsize="medium")
     left.set_axis_off()
     right.imshow(shares, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for row, share in enumerate(shares):
-        right.text(share.argmax(), row, classes[share.argmax()], ha="center", va="center", fontsize=9, weight="bold",
-                   color="black" if share.max() > 0.6 else "white")  # fmt: skip
+        right.text(share.argmax(), row, classes[share.argmax()], ha="center", va="center", weight="bold",
+                   fontsize="x-small", color="black" if share.max() > 0.6 else "white")  # fmt: skip
     step = max(1, len(shares) // 5)
     right.set_yticks(range(0, len(shares), step), range(1, len(shares) + 1, step))
-    right.set_xticks(range(len(classes)), classes, rotation=0 if short else 90, fontsize=10)
+    right.set_xticks(range(len(classes)), classes, rotation=0 if short else 90, fontsize="small")
     right.set(ylabel="exit", xlabel="class answered (yellow: sure)")
     right.grid(False)
     return figure

@@ -18,8 +18,8 @@ from lessons import embedding_figures, widgets
 from lessons.embeddings import Embeddings, read_runs
 from lessons.style import Picture, pixels
 
-WIDTH = 540
-"""Pixels that the map takes on the page."""
+WIDTH = 440
+"""Pixels that the map takes on the page: beside it the card of an image has its place, on a screen of 1280 too."""
 
 
 def embedding_explorer(runs: Mapping[str, Embeddings] | str | Path):
@@ -54,7 +54,7 @@ class EmbeddingExplorer(widgets.Explorer):
         self.point = w.IntSlider(0, min=0, max=1, description="image", **wide)
         self.next_button = w.Button(description="Next mistake", icon="forward")
         self.map = w.HTML(layout=w.Layout(width=f"{WIDTH + 10}px"))
-        self.card = widgets.picture_box("400px")
+        self.card = widgets.picture_box("330px")
         looks = [self.run, self.block, self.epoch, self.projection, self.neighbours, self.colour, self.point]
         opening = [] if given else [self.folder, self.open_button]
         content = w.Box([self.map, self.card], layout=w.Layout(flex_flow="row wrap", align_items="center"))
@@ -197,7 +197,7 @@ def hover_map(picture: bytes, spots: np.ndarray, cards: list[tuple[str, str, str
 
     It takes no JavaScript, only CSS. `spots` are the points' pixels.
     """
-    height = round(WIDTH * 5.4 / 6.6)
+    height = round(WIDTH * embedding_figures.MAP[1] / embedding_figures.MAP[0])
     dots = "".join(_dot(x, y, *card) for (x, y), card in zip(spots, cards, strict=True))
     x, y = spots[marked]
     ring = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="11" fill="none" stroke="black" stroke-width="3"/>'

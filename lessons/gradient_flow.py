@@ -16,7 +16,8 @@ from kit.backbones import ACTIVATIONS, INITS, NORMS, mlp
 from kit.measure.probes import gradient_profile
 from kit.methods import decouple, lookup
 from lessons import widgets
-from lessons.style import Picture, marked_lines, metric_rows, styled, whole_numbers
+from lessons.method_looks import LOOKS
+from lessons.style import Picture, marked_lines, metric_rows, panels, styled, whole_numbers
 
 SIDES = ("backprop", "decoupled")
 
@@ -26,6 +27,18 @@ LABELS = {
     "output_gradient": "gradient norm of the output",
 }
 """What the metrics of a gradient probe are called on an axis."""
+
+LINEAR = "*.body.*.0"
+"""The weight layers of the kit's perceptrons: with norms between them, these alone are what one counts as layers."""
+
+
+def numbered(table: pd.DataFrame, layers: str = "layer") -> pd.DataFrame:
+    """Return the rows of a probe's `table` whose layer's name contains `layers`, numbered from 1 without gaps.
+
+    A probe numbers all that it was asked to watch, the blocks around the layers too.
+    """
+    rows = table[table["layer"].str.contains(layers)]
+    return rows.assign(depth=rows.groupby("method")["depth"].rank(method="dense").astype(int))
 
 
 @styled
@@ -40,9 +53,8 @@ def gradient_heatmap(table: pd.DataFrame, metric: str = "gradient") -> Picture:
     grids = [rows[rows["method"] == m].pivot_table(index="depth", columns="step", values="value") for m in methods]
     values = rows["value"][rows["value"] > 0]
     scale = LogNorm(max(values.min(), values.max() * 1e-12), values.max()) if len(values) else None
-    figure = Picture(figsize=(4.4 * len(methods) + 2.0, 4.4), layout="constrained")
-    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
-    for panel, method, grid in zip(panels, methods, grids, strict=True):
+    figure, axes = panels(len(methods), sharey=True)
+    for panel, method, grid in zip(axes, methods, grids, strict=True):
         edges = (grid.columns.min(), grid.columns.max() + 1, grid.index.max() + 0.5, grid.index.min() - 0.5)
         floor = scale.vmin if scale else None  # a vanished gradient has no logarithm: it gets the darkest colour
         image = panel.imshow(
@@ -50,8 +62,8 @@ def gradient_heatmap(table: pd.DataFrame, metric: str = "gradient") -> Picture:
         )
         panel.set(title=method, xlabel="training step")
         panel.grid(False)
-    panels[0].set_ylabel("layer (1 is next to the input)")
-    figure.colorbar(image, ax=list(panels), label=LABELS.get(metric, metric))
+    axes[0].set_ylabel("layer (1 is next to the input)")
+    figure.colorbar(image, ax=axes, label=LABELS.get(metric, metric))
     return figure
 
 
@@ -66,10 +78,10 @@ def gradient_by_depth(table: pd.DataFrame, metric: str = "gradient", statistic: 
     line = rows.groupby(keys, sort=False, as_index=False)["value"].agg(statistic)
     figure = Picture(figsize=(6.8, 4.4), layout="constrained")
     panel = figure.subplots()
-    marked_lines(panel, line, "depth", ms=7)
     panel.set(yscale="log", xlabel="layer (1 is next to the input)", ylabel=LABELS.get(metric, metric))
+    marked_lines(panel, line, "depth", ms=7)
+    panel.set(xlabel="layer (1 is next to the input)", ylabel=LABELS.get(metric, metric))
     whole_numbers(panel.xaxis)
-    panel.legend(title=None)
     num_steps = rows["step"].nunique()
     panel.set_title(f"{statistic} over {num_steps} steps" if num_steps > 1 else f"step {rows['step'].iloc[0]}")
     return figure
@@ -85,12 +97,11 @@ def gradient_alignment(table: pd.DataFrame) -> Picture:
     rows = metric_rows(table, "alignment")
     figure = Picture(figsize=(6.8, 4.4), layout="constrained")
     panel = figure.subplots()
+    panel.set_ylim(min(-0.1, rows["value"].min()), 1.05)
     marked_lines(panel, rows, "depth", errorbar=("pi", 50))
     panel.axhline(0, color="0.4", linewidth=1)
     panel.set(xlabel="block (1 is next to the input)", ylabel="cosine with backprop's gradient")
-    panel.set_ylim(min(-0.1, panel.get_ylim()[0]), 1.05)
     whole_numbers(panel.xaxis)
-    panel.legend(title=None)
     return figure
 
 
@@ -109,10 +120,12 @@ class GradientExplorer(widgets.Explorer):
 
     def __init__(self, data, method: str, depth: int, num_blocks: int, batch_size: int = 64, **settings: object):
         self.data, self.method, self.settings, self.batch_size = data, method, settings, batch_size
+        self.quiet = False
         self.probe_batch = next(data.batches("train", batch_size, epoch=0))
         self.eval_batch = next(data.batches("val", 512))
         self.depth = w.IntSlider(depth, min=1, max=max(40, depth), description="layers", **widgets.SLIDER)
-        self.blocks = w.IntSlider(num_blocks, min=1, max=10, description="blocks", **widgets.SLIDER)
+        self.blocks = w.IntSlider(num_blocks, min=1, max=min(10, depth), description="blocks", **widgets.SLIDER)
+        self.wanted = num_blocks
         self.activation = w.Dropdown(options=list(ACTIVATIONS), value="tanh", description="activation")
         self.init = w.Dropdown(
             options=list(INITS), value="default", description="first weights", style=widgets.SLIDER["style"]
@@ -125,17 +138,27 @@ class GradientExplorer(widgets.Explorer):
         shape = [self.depth, self.blocks, self.activation, self.init, self.norm, self.residual]
         self.picture = widgets.picture_box()
         super().__init__([*shape, self.steps, self.train_button, self.reset_button], [self.picture])
-        for control in shape:
+        self.depth.observe(self.guarded(self.follow), "value")
+        for control in shape[1:]:
             control.observe(self.guarded(self.rebuild), "value")
         self.reset_button.on_click(self.guarded(self.rebuild))
         self.train_button.on_click(self.guarded(self.train))
         self.guarded(self.rebuild)()
 
+    def follow(self) -> None:
+        """Let the number of blocks follow that of the layers: as many as were wanted, but a layer each at the least."""
+        wanted, self.quiet = self.wanted, True
+        self.blocks.max = min(10, self.depth.value)
+        self.blocks.value = min(wanted, self.blocks.max)
+        self.quiet = False
+        self.rebuild()
+        self.wanted = wanted
+
     def rebuild(self) -> None:
         """Build both networks as the controls say, and measure them untrained."""
-        depth, num_blocks = self.depth.value, self.blocks.value
-        if num_blocks > depth:
-            raise ValueError(f"{num_blocks} blocks of {depth} layers: a block takes at least one; choose fewer blocks")
+        if self.quiet:
+            return
+        self.wanted = self.blocks.value
         self.nets = dict(zip(SIDES, (self.build("bp"), self.build(self.method)), strict=True))
         epochs = (self.data.batches("train", self.batch_size, epoch=epoch) for epoch in count())
         self.batches, self.num_steps = chain.from_iterable(epochs), 0
@@ -162,7 +185,9 @@ class GradientExplorer(widgets.Explorer):
 
     def measure(self) -> pd.DataFrame:
         """Return depth, method, value: the gradient norm of every layer of both networks, on one fixed batch."""
-        tables = [gradient_profile(net, *self.probe_batch).assign(method=side) for side, net in self.nets.items()]
+        tables = [
+            gradient_profile(net, *self.probe_batch, LINEAR).assign(method=side) for side, net in self.nets.items()
+        ]
         return pd.concat(tables, ignore_index=True)
 
     def train(self) -> None:
@@ -185,23 +210,25 @@ class GradientExplorer(widgets.Explorer):
     def figure(self) -> Picture:
         """Draw gradient norm by layer, backprop left and decoupled right: now, and before training."""
         now = self.measure() if self.num_steps else self.first
-        figure = Picture(figsize=(11, 4.3))  # laid out by hand and with few ticks: drawn in a third of the time
-        panels = figure.subplots(1, 2, sharey=True)
-        figure.subplots_adjust(left=0.08, right=0.99, bottom=0.15, top=0.85, wspace=0.04)
-        for panel, side, colour, marker in zip(panels, SIDES, ("#0173b2", "#de8f05"), "os", strict=True):
+        figure = Picture(figsize=(9.6, 4.2))  # laid out by hand and with few ticks: drawn in a third of the time
+        left, right = figure.subplots(1, 2, sharey=True)
+        figure.subplots_adjust(left=0.1, right=0.99, bottom=0.16, top=0.82, wspace=0.04)
+        for panel, side, look in zip((left, right), SIDES, (LOOKS["bp"], LOOKS[self.method]), strict=True):
             for table, style in ((self.first, {"color": "0.6", "ls": "--", "label": "before training"}),
-                                 (now, {"color": colour, "marker": marker, "label": "now"})):  # fmt: skip
+                                 (now, {"color": look.colour, "marker": look.marker, "label": "now"})):  # fmt: skip
                 line = table[table["method"] == side]
                 if style["label"] == "now" or self.num_steps:
                     panel.plot(line["depth"], line["value"].clip(lower=1e-16), **style)
             panel.set(yscale="log", xlabel="layer (1 is next to the input)", title=self.title(side))
-            panel.legend()
-        low, high = panels[0].get_ylim()
-        panels[0].set_ylim(min(low, 1e-3), max(high, 1))
-        panels[0].set_ylabel("gradient norm of the weights")
-        panels[0].yaxis.set_major_locator(LogLocator(numticks=8))
-        panels[0].yaxis.set_minor_locator(NullLocator())
-        panels[0].yaxis.set_major_formatter(lambda value, _: f"1e{round(log10(value))}")
+            whole_numbers(panel.xaxis)
+            if self.num_steps:
+                panel.legend()
+        low, high = left.get_ylim()
+        left.set_ylim(min(low, 1e-3), max(high, 1))
+        left.set_ylabel("gradient norm of the weights")
+        left.yaxis.set_major_locator(LogLocator(numticks=8))
+        left.yaxis.set_minor_locator(NullLocator())
+        left.yaxis.set_major_formatter(lambda value, _: f"1e{round(log10(value))}")
         figure.suptitle(f"after {self.num_steps} training steps" if self.num_steps else "before training", fontsize=13)
         return figure
 
@@ -211,4 +238,6 @@ class GradientExplorer(widgets.Explorer):
         right = [float((logits.argmax(1) == y).float().mean()) for logits in self.nets[side].predict(x)]
         if side == "backprop":
             return f"backprop: right {right[-1]:.0%}"
-        return f"{self.method}, {len(right)} blocks: best exit {max(right):.0%}, last {right[-1]:.0%}"
+        if len(right) == 1:
+            return f"one block: no cut, only another loss\n{self.method}: right {right[-1]:.0%}"
+        return f"{self.method}, {len(right)} blocks:\nbest exit {max(right):.0%}, last {right[-1]:.0%}"

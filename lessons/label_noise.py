@@ -7,18 +7,19 @@ from collections.abc import Sequence
 import ipywidgets as w
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from numpy.typing import ArrayLike
 
 from kit.errors import unknown
 from kit.train.record import History
 from lessons import widgets
+from lessons.method_looks import dashed, label_lines, looks
 from lessons.style import (
     Picture,
     exit_colours,
     legend_below,
     marked_lines,
     metric_rows,
+    panels,
     percent,
     pixels,
     styled,
@@ -55,22 +56,21 @@ def by_rate(numbers: pd.DataFrame) -> Picture:
     noise model with a single rate is drawn as hollow marks beside the lines of the others.
     """
     measures, cases = list(numbers["measure"].unique()), list(numbers["case"].unique())
-    figure = Picture(figsize=(4.9 * len(measures) + 0.4, 4.6), layout="constrained")
-    panels = figure.subplots(1, len(measures), squeeze=False)[0]
-    for panel, measure in zip(panels, measures, strict=True):
-        for number, (case, colour) in enumerate(zip(cases, sns.color_palette("colorblind"), strict=False)):
+    figure, axes = panels(len(measures), height=4.6)
+    for panel, measure in zip(axes, measures, strict=True):
+        for number, (case, look) in enumerate(looks(cases).items()):
             own = numbers[(numbers["measure"] == measure) & (numbers["case"] == case)].sort_values("noise_rate")
             for noise, rows in own.groupby("noise"):
                 alone = len(rows) == 1 and len(own) > 1
                 shift = 0.012 * (number - (len(cases) - 1) / 2)
                 panel.errorbar(
                     rows["noise_rate"] + shift, rows["mean"], [rows["mean"] - rows["low"], rows["high"] - rows["mean"]],
-                    color=colour, marker="so^Dv"[number % 5], capsize=3, linestyle="none" if alone else "-",
-                    markerfacecolor="white" if alone else colour, label=f"{case}, {noise}" if alone else case,
+                    color=look.colour, marker=look.marker, capsize=3, linestyle="none" if alone else dashed(look),
+                    markerfacecolor="white" if alone else look.colour, label=f"{case}, {noise}" if alone else case,
                 )  # fmt: skip
         panel.set(title=measure, xlabel="noise rate", ylabel="share")
         percent(panel.yaxis)
-    legend_below(figure, panels[0], ncols=4, fontsize=11)
+    legend_below(figure, axes[0], ncols=3)
     return figure
 
 
@@ -82,21 +82,22 @@ def over_epochs(table: pd.DataFrame, split: str = "test") -> Picture:
     """
     rows = metric_rows(table, "accuracy", split)
     methods, rates, exits = (list(dict.fromkeys(rows[key])) for key in ("method", "noise_rate", "block"))
-    figure = Picture(figsize=(3.4 * len(rates) + 1.4, 2.7 * len(methods) + 0.6), layout="constrained")
-    panels = figure.subplots(len(methods), len(rates), sharex=True, sharey=True, squeeze=False)
+    figure = Picture(figsize=(3.4 * len(rates) + 1.4, 2.2 * len(methods) + 0.6), layout="constrained")
+    grid = figure.subplots(len(methods), len(rates), sharex=True, sharey=True, squeeze=False)
     colours = exit_colours(exits)
     for i, method in enumerate(methods):
         for j, rate in enumerate(rates):
             own = rows[(rows["method"] == method) & (rows["noise_rate"] == rate)]
             for block, line in own.groupby("block"):
-                panels[i, j].plot(line["epoch"], line["value"], color=colours[block], label=f"exit {block}")
-            percent(panels[i, j].yaxis)
-            whole_numbers(panels[i, j].xaxis, most=4)
-            panels[0, j].set_title(f"rate {rate:g}")
-            panels[-1, j].set_xlabel("epoch")
-        panels[i, 0].set_ylabel(f"{method}\n{split} accuracy")
-    fullest = max(panels.flat, key=lambda panel: len(panel.lines))
-    legend_below(figure, fullest, fontsize=11)
+                grid[i, j].plot(line["epoch"], line["value"], color=colours[block], label=f"exit {block}")
+            percent(grid[i, j].yaxis)
+            whole_numbers(grid[i, j].xaxis, most=4)
+            grid[0, j].set_title(f"rate {rate:g}")
+            grid[-1, j].set_xlabel("epoch")
+        grid[i, 0].set_ylabel(method.replace(" ", "\n"))
+    figure.suptitle(f"{split} accuracy of every exit", fontsize="medium")
+    fullest = max(grid.flat, key=lambda panel: len(panel.lines))
+    legend_below(figure, fullest)
     return figure
 
 
@@ -110,18 +111,18 @@ def wrong_against_true(table: pd.DataFrame) -> Picture:
     rows = table[table["metric"].isin(["memorised", "recovered"])]
     wide = rows.pivot_table(index=["method", "block", "epoch"], columns="metric", values="value", sort=False)
     methods = list(dict.fromkeys(rows["method"]))
-    figure = Picture(figsize=(3.9 * len(methods) + 1.2, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(methods), sharex=True, sharey=True, squeeze=False)[0]
+    figure, axes = panels(len(methods), height=4.2 if len(methods) < 3 else 2.9, columns=2, sharex=True, sharey=True)
     colours = exit_colours(set(rows["block"]))
-    for panel, method in zip(panels, methods, strict=True):
+    for panel, method in zip(axes, methods, strict=True):
         for block, line in wide.loc[method].groupby(level="block"):
             line = line.sort_index()
             panel.plot(line["recovered"], line["memorised"], color=colours[block], label=f"exit {block}")
             panel.plot(line["recovered"].iloc[-1], line["memorised"].iloc[-1], "o", ms=9, color=colours[block])
-        panel.set(title=method, xlabel="corrupted images: true label", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        panel.set(title=method, xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
         percent(panel.xaxis, panel.yaxis)
-    panels[0].set_ylabel("corrupted images: wrong label")
-    panels[-1].legend(loc="upper right", fontsize=11)
+    figure.supxlabel("corrupted images answered with their true label", fontsize="medium")
+    figure.supylabel("with their wrong label", fontsize="medium")
+    axes[-1].legend(loc="upper right", fontsize="small")
     return figure
 
 
@@ -134,15 +135,14 @@ def by_depth(table: pd.DataFrame, metric: str = "memorised") -> Picture:
     rows = metric_rows(table, metric)
     rows = rows[rows["epoch"] == rows["epoch"].max()]
     rates = sorted(rows["noise_rate"].unique())
-    figure = Picture(figsize=(max(3.9 * len(rates) + 0.6, 7.4), 4.3), layout="constrained")
-    panels = figure.subplots(1, len(rates), sharey=True, squeeze=False)[0]
-    for panel, rate in zip(panels, rates, strict=True):
+    figure, axes = panels(len(rates), sharey=True)
+    for panel, rate in zip(axes, rates, strict=True):
         own = rows[rows["noise_rate"] == rate]
-        marked_lines(panel, own, "block", legend=panel is panels[-1])
+        marked_lines(panel, own, "block", named=False)
         panel.set(title=f"rate {rate:g}", xlabel="exit (first to last)", ylabel=f"{metric}, last epoch")
         percent(panel.yaxis)
         whole_numbers(panel.xaxis)
-    legend_below(figure, panels[-1])
+    label_lines(axes[-1], looks(rows["method"]))
     return figure
 
 
@@ -154,17 +154,17 @@ def loss_histograms(answers: pd.DataFrame, title: str = "") -> Picture:
     the easier a wrong label is found out; where they lie over each other, all has been memorised.
     """
     blocks = sorted(answers["block"].unique())
-    figure = Picture(figsize=(3.3 * len(blocks) + 0.6, 3.8), layout="constrained")
-    panels = figure.subplots(1, len(blocks), sharey=True, squeeze=False)[0]
+    figure, axes = panels(len(blocks), height=2.9 if len(blocks) > 2 else 3.8, columns=2, sharex=True, sharey=True)
     edges = np.linspace(0, float(np.quantile(answers["loss"], 0.99)) or 1.0, 40)
-    for panel, block in zip(panels, blocks, strict=True):
+    for panel, block in zip(axes, blocks, strict=True):
         own = answers[answers["block"] == block]
         for corrupted, colour, name in ((False, UNTOUCHED, "untouched"), (True, CORRUPTED, "corrupted")):
             losses = own.loc[own["corrupted"] == corrupted, "loss"].clip(upper=edges[-1])
             panel.hist(losses, edges, density=len(losses) > 0, color=colour, alpha=0.65, label=name)
-        panel.set(title=f"block {block}", xlabel="loss with the label given")
-    panels[0].set_ylabel("density")
-    panels[-1].legend(fontsize=11)
+        panel.set_title(f"block {block}")
+    figure.supxlabel("loss with the label given", fontsize="medium")
+    figure.supylabel("density", fontsize="medium")
+    axes[-1].legend(fontsize="small")
     figure.suptitle(title)
     return figure
 
@@ -180,8 +180,7 @@ def mistakes(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], n
     """
     images, blocks = np.asarray(images), sorted(answers["block"].unique())
     figure = Picture(figsize=(1.55 * num_images, 2.15 * len(blocks)), layout="constrained")
-    panels = figure.subplots(len(blocks), num_images, squeeze=False)
-    for row, block in zip(panels, blocks, strict=True):
+    for row, block in zip(figure.subplots(len(blocks), num_images, squeeze=False), blocks, strict=True):
         own = answers[(answers["block"] == block) & (answers["answer"] != answers["true"])]
         memorised = own[own["corrupted"]].sort_values("loss").head(num_images // 2)
         untouched = own[~own["corrupted"]].sort_values("loss", ascending=False).head(num_images - len(memorised))
@@ -191,7 +190,7 @@ def mistakes(images: ArrayLike, answers: pd.DataFrame, classes: Sequence[str], n
             panel.grid(False)
         for panel, wrong in zip(row, shown, strict=False):
             panel.imshow(pixels(images[wrong.image]), cmap="gray_r")
-            panel.set_title(f"{classes[wrong.true]} → {classes[wrong.answer]}", fontsize=8)
+            panel.set_title(f"{classes[wrong.true]} → {classes[wrong.answer]}", fontsize="x-small")
             for side in panel.spines.values():
                 side.set(visible=wrong.corrupted, color=CORRUPTED, linewidth=4)
         row[0].set_ylabel(f"exit {block}")
@@ -206,25 +205,27 @@ def at_epoch(table: pd.DataFrame, rate: float, exit_: int, epoch: int) -> Pictur
     memorised and recovered. A method without that exit is shown at its last one.
     """
     rows = table[table["noise_rate"] == rate]
-    figure = Picture(figsize=(10.4, 4.2), layout="constrained")
+    tests = table.loc[(table["metric"] == "accuracy") & (table["split"] == "test"), "value"]
+    figure = Picture(figsize=(9.6, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
-    methods = list(dict.fromkeys(rows["method"]))
-    for number, (method, colour) in enumerate(zip(methods, sns.color_palette("colorblind"), strict=False)):
+    left.set_ylim(max(0.0, tests.min() - 0.03), min(1.0, tests.max() + 0.03))  # of all rates: a slider moves no axis
+    drawn = looks(rows["method"])
+    for number, (method, look) in enumerate(drawn.items()):
         own = rows[rows["method"] == method]
         own = own[own["block"] == min(exit_, own["block"].max())]
         curve = own[(own["metric"] == "accuracy") & (own["split"] == "test")].set_index("epoch")["value"]
-        left.plot(curve.index, curve, color=colour, label=method)
-        left.plot(epoch, curve.get(epoch, np.nan), "o", ms=10, color=colour)
+        left.plot(curve.index, curve, color=look.colour, linestyle=dashed(look), label=method)
+        left.plot(epoch, curve.get(epoch, np.nan), look.marker, ms=10, color=look.colour)
         now, bottom = own[own["epoch"] == epoch], 0.0
         for metric, hatch in (("recovered", ""), ("memorised", "//")):
             height = now.loc[now["metric"] == metric, "value"].sum()
-            right.bar(number, height, bottom=bottom, color=colour, hatch=hatch, edgecolor="white", alpha=0.9)
+            right.bar(number, height, bottom=bottom, color=look.colour, hatch=hatch, edgecolor="white", alpha=0.9)
             bottom += height
     left.set(title=f"rate {rate:g}, exit {exit_}, epoch {epoch}", xlabel="epoch", ylabel="test accuracy")
-    left.legend(fontsize=11)
-    right.set_xticks(range(len(methods)), methods, rotation=15, fontsize=11)
+    label_lines(left, drawn)
+    right.set_xticks(range(len(drawn)), [name.replace(" ", "\n") for name in drawn], fontsize="small")
     right.set(title="corrupted images: true, wrong (hatched)", ylim=(0, 1.03))
-    right.title.set_fontsize(12)
+    right.title.set_fontsize("small")
     percent(left.yaxis, right.yaxis)
     return figure
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import ipywidgets as w
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from kit.measure import representations
 from kit.modules import evaluating
 from lessons import widgets
+from lessons.method_looks import LOOKS, dashed, label_lines, looks
 from lessons.style import Picture, percent, pixels, styled
 
 
@@ -48,13 +48,13 @@ def read_linearly(net, x: Tensor, y: Tensor, images: ArrayLike, blocks: Mapping[
 def images_read(images: ArrayLike, read: Mapping[tuple[str, int], ArrayLike]) -> Picture:
     """Draw `images` (N, C, H, W) in a row, and below them, for each (name, block), what was read off that block."""
     rows = {"the image": np.asarray(images)} | {f"{name}, block {k}": np.asarray(x) for (name, k), x in read.items()}
-    figure = Picture(figsize=(0.95 * len(images) + 2.6, 0.92 * len(rows)), layout="constrained")
+    figure = Picture(figsize=(0.95 * len(images) + 2.6, 0.62 * len(rows)), layout="constrained")
     panels = figure.subplots(len(rows), len(images), squeeze=False)
     for line, (name, pictures) in zip(panels, rows.items(), strict=True):
         for panel, image in zip(line, pictures, strict=True):
             panel.imshow(pixels(image).clip(0, 1), cmap="gray", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=11)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
     return figure
 
 
@@ -107,53 +107,66 @@ def error_by_blocks(table: pd.DataFrame) -> Picture:
     """
     local = table[table["method"] != "bp"].assign(error=lambda t: 100 * t["error"])
     most = local["num_blocks"].max()
-    figure = Picture(figsize=(12.5, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 4))
-    shared = {"y": "error", "hue": "method", "errorbar": "sd", "hue_order": sorted(local["method"].unique())}
-    sns.pointplot(
-        local[local["context"] == "none"], x="num_blocks", dodge=0.3, linewidth=2, legend=False, ax=left, **shared
-    )
-    sns.barplot(local[local["num_blocks"] == most], x="context", order=["none", "E", "R1E"], ax=right, **shared)
-    for panel in (left, right):
-        panel.axhline(100 * table[table["method"] == "bp"]["error"].mean(), color="0.3", linestyle="--", linewidth=1.5)
+    backprop = 100 * table[table["method"] == "bp"]["error"].mean()
+    figure = Picture(figsize=(9.6, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    alone, supplied = local[local["context"] == "none"], local[local["num_blocks"] == most]
+    for panel, rows, x, places in (
+        (left, alone, "num_blocks", sorted(set(local["num_blocks"]))),
+        (right, supplied, "context", ["none", "E", "R1E"]),
+    ):
+        drawn = looks(sorted(local["method"].unique()))
+        for number, (method, look) in enumerate(drawn.items()):
+            errors = rows[rows["method"] == method].groupby(x)["error"].agg(["mean", "std"]).reindex(places)
+            at = np.arange(len(places)) + 0.04 * (number - len(drawn) / 2)
+            panel.errorbar(at, errors["mean"], errors["std"], color=look.colour, marker=look.marker, capsize=2)
+            panel.plot(at, errors["mean"], color=look.colour, linestyle=dashed(look), label=method)
+        panel.plot(np.arange(len(places)), [backprop] * len(places), "--", color=LOOKS["bp"].colour, label="backprop")
+        panel.set_xticks(range(len(places)), places)
+        panel.margins(x=0.08)
+        label_lines(panel, drawn | looks(["backprop"]))
     left.set(xlabel="number of blocks, no context", ylabel="test error of the last exit, %")
     right.set(xlabel=f"context, {most} blocks")
-    right.plot([], [], color="0.3", linestyle="--", linewidth=1.5, label="backprop")
-    right.legend(title=None, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
 @styled
 def standing(table: pd.DataFrame, method: str, num_blocks: int, context: str) -> Picture:
-    """Draw the mean error of all that was measured as bars, smallest first, the given choice in colour."""
-    keys = ["method", "num_blocks", "context"]
-    means = 100 * table.groupby(keys)["error"].mean().sort_values()
-    chosen = [key == (method, num_blocks, context) for key in means.index]
-    figure = Picture(figsize=(10, 3.4), layout="constrained")
+    """Draw the mean error of every method with so many blocks and that context, smallest first, one method in colour.
+
+    Beside them backprop, which has neither. Raises ValueError for a case that `table` does not hold.
+    """
+    same = (table["num_blocks"] == num_blocks) & (table["context"] == context) | (table["method"] == "bp")
+    errors = 100 * table[same].groupby("method")["error"].mean().sort_values(ascending=False)
+    if method not in errors:
+        raise ValueError(f"{method} with {num_blocks} blocks and context {context} was not measured")
+    figure = Picture(figsize=(8.4, 0.42 * len(errors) + 1.3), layout="constrained")
     panel = figure.subplots()
-    colours = sns.color_palette("colorblind")
-    panel.bar(range(len(means)), means, color=[colours[1] if own else "0.8" for own in chosen])
-    panel.set(xticks=[], xlabel="all that was measured, smallest error first", ylabel="test error, %")
-    if any(chosen):
-        place = chosen.index(True)
-        panel.set_title(f"{method}, K = {num_blocks}, context {context}: {means.iloc[place]:.1f} %")
-    else:
-        panel.set_title(f"{method}, K = {num_blocks}, context {context}: not measured")
+    colours = [LOOKS[name].colour if name == method else "0.8" for name in errors.index]
+    bars = panel.barh(errors.index.str.replace("bp", "backprop"), errors, color=colours)
+    panel.bar_label(bars, fmt="%.1f", padding=4, fontsize="small")
+    panel.set(
+        xlabel="test error of the last exit, %", xlim=(0, 108 * table["error"].groupby(table["method"]).mean().max())
+    )
+    panel.grid(False)
+    place = list(errors.index[::-1]).index(method) + 1
+    panel.set_title(f"{method}: {errors[method]:.1f} %, number {place} of {len(errors)}")
     return figure
 
 
 def comparison_explorer(table: pd.DataFrame) -> widgets.Explorer | Picture:
-    """Return the explorer over the table of `read_accuracy`: `standing` under menus of method, blocks and context.
+    """Return the explorer over the table of `read_accuracy`: `standing` under menus of method and of what was measured.
 
     Headless, the figure of greedy with the most blocks and no context in its place.
     """
-    blocks = sorted(set(table["num_blocks"].tolist()))
-    contexts = list(dict.fromkeys(table["context"]))
+    local = table[table["method"] != "bp"]
+    cases = sorted(set(zip(local["num_blocks"].tolist(), local["context"], strict=True)))
+    names = {f"{k} blocks" + f", context {context}" * (context != "none"): (k, context) for k, context in cases}
+    most = max(k for k, _ in cases)
     return widgets.figure_explorer(
-        lambda method, num_blocks, context: standing(table, method, num_blocks, context),
-        method=w.Dropdown(options=sorted(set(table["method"])), value="greedy", description="method"),
-        num_blocks=w.Dropdown(options=blocks, value=blocks[-1], description="blocks"),
-        context=w.Dropdown(options=contexts, value="none", description="context"),
+        lambda method, case: standing(table, method, *case),
+        method=w.Dropdown(options=sorted(set(local["method"])), value="greedy", description="method"),
+        case=w.Dropdown(options=names, value=(most, "none"), description="with"),
     )
 
 
@@ -165,14 +178,15 @@ def memory_by_blocks(table: pd.DataFrame) -> Picture:
     """
     figure = Picture(figsize=(8.6, 4.6), layout="constrained")
     panel = figure.subplots()
+    drawn = looks(sorted(set(table["method"])))
     for name, line in table.groupby("method"):
-        checkpointing = name == "checkpointing"
-        style = {"color": "0.3", "linestyle": "--"} if checkpointing else {"marker": "o"}
-        panel.plot(line["num_blocks"], line["share"], label=name, **style)
+        look = drawn[name]
+        style = {"linestyle": "--"} if name == "checkpointing" else {"marker": look.marker}
+        panel.plot(line["num_blocks"], line["share"], color=look.colour, label=name, **style)
     ticks = sorted(set(table["num_blocks"]))
     panel.set(xlabel="number of blocks", ylabel="peak memory, of backprop's", xscale="log", ylim=(0, None))
     panel.set_xticks(ticks, ticks)
     panel.minorticks_off()
     percent(panel.yaxis)
-    figure.legend(loc="outside right upper")
+    label_lines(panel, drawn)
     return figure

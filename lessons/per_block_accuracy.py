@@ -8,7 +8,17 @@ import seaborn as sns
 import torch
 from torch import Tensor, nn
 
-from lessons.style import Picture, exit_colours, marked_lines, metric_rows, percent, seed_band, styled, whole_numbers
+from lessons.style import (
+    Picture,
+    exit_colours,
+    marked_lines,
+    metric_rows,
+    panels,
+    percent,
+    seed_band,
+    styled,
+    whole_numbers,
+)
 
 
 def gradient_on(loss: Tensor, module: nn.Module) -> str:
@@ -27,10 +37,9 @@ def accuracy_over_epochs(table: pd.DataFrame, split: str = "test") -> Picture:
     """
     rows = metric_rows(table, "accuracy", split)
     methods = list(rows["method"].unique())
-    figure = Picture(figsize=(4.6 * len(methods) + 1.2, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    figure, axes = panels(len(methods), sharey=True)
     colours = exit_colours(set(rows["block"]))
-    for panel, method in zip(panels, methods, strict=True):
+    for panel, method in zip(axes, methods, strict=True):
         own = rows[rows["method"] == method]
         sns.lineplot(
             own, x="epoch", y="value", hue="block", palette=colours, errorbar=seed_band(own), legend=False, ax=panel
@@ -39,7 +48,7 @@ def accuracy_over_epochs(table: pd.DataFrame, split: str = "test") -> Picture:
         whole_numbers(panel.xaxis)
         percent(panel.yaxis)
     handles = [mpl.lines.Line2D([], [], color=colour, label=f"exit {k}") for k, colour in colours.items()]
-    panels[-1].legend(handles=handles, loc="lower right")
+    axes[-1].legend(handles=handles, loc="lower right", fontsize="small")
     return figure
 
 
@@ -57,5 +66,4 @@ def accuracy_by_exit(table: pd.DataFrame, split: str = "test") -> Picture:
     panel.set(xlabel="exit (first to last block)", ylabel=f"{split} accuracy, last epoch")
     whole_numbers(panel.xaxis)
     percent(panel.yaxis)
-    panel.legend(title=None)
     return figure

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 import ipywidgets as w
+from IPython.display import HTML
 
 from lessons.style import Picture
 
@@ -21,6 +22,16 @@ SLIDER = {"style": {"description_width": "initial"}, "continuous_update": False}
 def headless() -> bool:
     """Say whether nobody is there to move a slider: `kit.notebook` sets KIT_HEADLESS."""
     return bool(os.environ.get("KIT_HEADLESS"))
+
+
+def hide_code() -> HTML | None:
+    """Return a box to tick that hides the code of the notebook, for a class; headless nothing, as no one is there."""
+    if headless():
+        return None
+    return HTML(
+        '<label><input type="checkbox" class="kit-hide-code"> hide the code</label><style>'
+        ".jp-Notebook:has(.kit-hide-code:checked) .jp-CodeCell .jp-Cell-inputWrapper{display:none}</style>"
+    )
 
 
 def figure_explorer(figure: Callable[..., Picture], **controls: w.ValueWidget) -> Explorer | Picture:

@@ -40,6 +40,22 @@ ONE_PICTURE = [  # notebook, slider and key; Home: all leave at the first exit, 
     ("05_adaptive_inference", "threshold", "Home"),
 ]
 
+FIGURES = {  # the figures of every lesson, its explorer's left out
+    "01_gradient_flow": 7,
+    "02_per_block_accuracy": 2,
+    "03_label_noise": 8,
+    "04_dynamic_expansion": 5,
+    "05_adaptive_inference": 3,
+    "06_local_losses_and_context": 5,
+    "08_pipeline_throughput": 4,
+    "explore_embeddings": 3,
+}
+SEEN = """image => {
+    const [a, b] = [image.getBoundingClientRect(), image.closest('.jp-Notebook').getBoundingClientRect()];
+    return {width: a.width, height: a.height, natural: image.naturalWidth, alt: image.alt,
+            room: b.height, right: b.right - a.right};
+}"""
+
 pytestmark = pytest.mark.slow
 
 
@@ -63,7 +79,7 @@ def browser():
 def lab(tmp_path_factory):
     """JupyterLab on a free port of this machine, with quick copies of the notebooks; gives its address by notebook."""
     folder = tmp_path_factory.mktemp("lab")
-    for name in ("01_gradient_flow", "explore_embeddings", *(case[0] for case in ONE_PICTURE)):
+    for name in FIGURES:
         quick_copy(ROOT / f"notebooks/{name}.ipynb", folder / f"{name}.ipynb", folder / name)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -105,7 +121,8 @@ def quick_copy(notebook, copy, output):
     read, declared = nbformat.read(notebook, 4), read_parameters(notebook)
     assert {"quick", "output"} <= set(declared)
     place = next(i for i, cell in enumerate(read.cells) if "parameters" in cell.metadata.get("tags", []))
-    read.cells.insert(place + 1, nbformat.v4.new_code_cell(f"quick, output = True, {str(output)!r}"))
+    small = "; width = 0.0625" if "width" in declared and declared["width"].default == 0.25 else ""
+    read.cells.insert(place + 1, nbformat.v4.new_code_cell(f"quick, output = True, {str(output)!r}{small}"))
     nbformat.write(read, copy)
 
 
@@ -123,7 +140,7 @@ def wait_for(address, server, log, seconds=60):
 
 @pytest.fixture
 def page(browser, request):
-    opened = browser.new_page(viewport={"width": 1500, "height": 1050})
+    opened = browser.new_page(viewport={"width": 1280, "height": 800})
     opened.set_default_timeout(MINUTE)
     yield opened
     SHOTS.mkdir(parents=True, exist_ok=True)
@@ -138,11 +155,13 @@ def run_all(page, address):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    explorer = page.locator(".jp-OutputArea-output .widget-box, .jp-OutputArea-output .widget-vbox").last
-    explorer.wait_for(timeout=2 * MINUTE)
+    page.locator('.jp-Notebook-ExecutionIndicator:not([data-status="idle"])').wait_for()
     idle = page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
-    idle.wait_for(timeout=3 * MINUTE)  # progress bars are widgets too
-    explorer.scroll_into_view_if_needed()
+    idle.wait_for(timeout=10 * MINUTE)
+    page.wait_for_timeout(500)
+    explorer = page.locator(".jp-OutputArea-output .widget-box, .jp-OutputArea-output .widget-vbox").last
+    if explorer.count():
+        explorer.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
 
 
@@ -167,6 +186,22 @@ def changed(locator, before, page, seconds=30, least=0.002):
             return share
         page.wait_for_timeout(200)
     raise AssertionError(f"the figure did not change: {share:.2%} of its pixels")
+
+
+def look_at_figures(page, name):
+    """Look at every figure as JupyterLab shows it: there, in words too, whole on the screen, and not shrunk."""
+    assert page.get_by_text("<Figure size").count() == page.get_by_text("<Picture size").count() == 0
+    figures = page.locator(".jp-OutputArea-output.jp-RenderedHTML img")
+    assert figures.count() == FIGURES[name]
+    (SHOTS / name).mkdir(parents=True, exist_ok=True)
+    for k in range(figures.count()):
+        figures.nth(k).scroll_into_view_if_needed()
+        figures.nth(k).screenshot(path=SHOTS / name / f"figure_{k + 1}.png")
+        seen = figures.nth(k).evaluate(SEEN)
+        assert len(seen["alt"]) > 60, (name, k, seen)
+        assert 0 < seen["height"] <= seen["room"] and seen["right"] >= 0, (name, k, seen)
+        assert seen["width"] >= 0.8 * seen["natural"] > 0, (name, k, seen)
+    page.locator(".jp-OutputArea-output").last.scroll_into_view_if_needed()
 
 
 def slider(page, description):
@@ -195,7 +230,11 @@ def test_gradient_flow(page, lab):
     ).last.wait_for()
     shot(page, "gradient_explorer_3_trained")
     no_errors(page)
-    assert page.locator(".jp-OutputArea-output.jp-RenderedImage img").count() == 7
+    look_at_figures(page, "01_gradient_flow")
+    code = page.locator(".jp-CodeCell .jp-Cell-inputWrapper").last
+    assert code.is_visible()
+    page.locator(".kit-hide-code").check()
+    assert not code.is_visible() and figure.is_visible()
 
 
 def test_explore_embeddings(page, lab):
@@ -209,13 +248,16 @@ def test_explore_embeddings(page, lab):
     before = pixels(figure)
     page.get_by_role("button", name="Next mistake").last.click()
     changed(figure, before, page, least=0.0005)  # a ring has moved
+    card = page.locator(".widget-image").last
+    beside, here = card.bounding_box(), figure.bounding_box()
+    assert beside["x"] >= here["x"] + here["width"] and beside["y"] < here["y"] + here["height"], "beside the map"
     shot(page, "embedding_explorer_3_button")
     before = pixels(figure)
     figure.locator(".kit-dot circle").nth(5).hover(force=True)
     changed(figure, before, page)
     shot(page, "embedding_explorer_4_hover")
     no_errors(page)
-    assert page.locator(".jp-OutputArea-output.jp-RenderedImage img").count() == 3
+    look_at_figures(page, "explore_embeddings")
 
 
 @pytest.mark.parametrize(("name", "control", "key"), ONE_PICTURE)
@@ -228,3 +270,11 @@ def test_explorers_of_one_picture(page, lab, name, control, key):
     changed(figure, before, page)
     shot(page, f"{name}_2_slider")
     no_errors(page)
+    look_at_figures(page, name)
+
+
+@pytest.mark.parametrize("name", ["02_per_block_accuracy", "06_local_losses_and_context", "08_pipeline_throughput"])
+def test_figures_of_the_others(page, lab, name):
+    run_all(page, lab(name))
+    no_errors(page)
+    look_at_figures(page, name)

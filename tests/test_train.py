@@ -381,3 +381,12 @@ def test_more_blocks_than_places(tmp_path):
     with pytest.raises(ValueError, match=r"num_blocks=40, but .*choose 1 to \d+"):
         kit.run(config(tmp_path / "run", num_blocks=40))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    config = kit.RunConfig(backbone="mlp", method="greedy", context="E", num_blocks=2, epochs=1, limit=100,
+                           output=tmp_path / "run")  # fmt: skip
+    kit.run(config)
+    assert "greedy + E  epoch   1/1" in capsys.readouterr().out
+    kit.run(config)
+    assert capsys.readouterr().out.strip() == "greedy + E  finished before: all 1 epochs are in its folder"

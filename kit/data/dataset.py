@@ -2,8 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Split:
     """Images and labels of one split. Raises ValueError if their numbers differ."""
 
     images: Tensor | ImageFiles
-    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images."""
+    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F)."""
     labels: Tensor
     """int64 (N,) in 0..C-1; of the training split, and of the validation split if asked, with noise."""
     noisy: Tensor | None = None
@@ -58,8 +59,8 @@ class Data:
     """Cut from the training images, labels clean unless noise was asked for: choose the best epoch or block on it,
     never on `test`."""
     test: Split
-    shape: tuple[int, int, int]
-    """(C, H, W) of the network's input."""
+    shape: tuple[int, ...]
+    """(C, H, W) of the network's input, or (F,)."""
     classes: tuple[str, ...]
     mean: Tensor
     """float32 (C,), of the training images' channels, in units of [0, 1]."""
@@ -75,8 +76,23 @@ class Data:
     """Further views of the same samples, by name."""
     view_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Their shapes, without the batch."""
+    known_views: Mapping[str, View] = field(default_factory=lambda: VIEWS)
+    """The views that there are: those of `kit.data.VIEWS`, and of a table the groups of its columns."""
     origin: dict | None = None
     """What `load` read, as JSON values: its settings and the `fingerprint`. None for data of one's own."""
+
+    @classmethod
+    def of(
+        cls, train: tuple, test: tuple | None = None, val: tuple | None = None, *, classes: Sequence[str] | None = None,
+        name: str = "own", **others: object,
+    ) -> "Data":  # fmt: skip
+        """Return tensors or arrays as a dataset: pairs (x, y), x images uint8 (N, C, H, W) or rows (N, F), y (N,).
+
+        Without `test` a fixed fifth of `train` is it, without `val` the share `val_fraction`. `others` are settings of
+        `DataSettings`, such as `limit` and `noise`. Raises ValueError for pairs and settings that cannot be.
+        """
+        loading = import_module("kit.data.loading")  # which makes Data, and so cannot be imported above
+        return loading.data_of(train, test, val, classes, name, **others)
 
     @property
     def num_classes(self) -> int:
@@ -100,13 +116,13 @@ class Data:
         Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
         """
         for name in (input_view, *further):
-            if name not in VIEWS:
-                raise unknown("view", name, VIEWS)
+            if name not in self.known_views:
+                raise unknown("view", name, self.known_views)
         if self.input_view != "image":
             raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
-        views, whole = {name: VIEWS[name] for name in further} | own, torch.zeros(2, *self.shape)
+        views, whole = {name: self.known_views[name] for name in further} | own, torch.zeros(2, *self.shape)
         shapes = {name: tuple(view(whole).shape[1:]) for name, view in views.items()}
-        shape = tuple(VIEWS[input_view](whole).shape[1:])
+        shape = tuple(self.known_views[input_view](whole).shape[1:])
         return replace(self, shape=shape, input_view=input_view, views=views, view_shapes=shapes)
 
     def fingerprint(self) -> str:
@@ -197,12 +213,14 @@ class Data:
         return self._iterate(zip(index, pixels, draws, strict=True), split.labels, recipe(name), device, layout)
 
     def _iterate(self, drawn, labels, augment, device, layout):
-        scale, shift = (v.view(1, -1, 1, 1).to(device) for v in (1 / self.std, -self.mean / self.std))
+        axes = 1, -1, *[1] * (len(self.train.images.shape) - 2)
+        scale, shift = (v.view(axes).to(device) for v in (1 / self.std, -self.mean / self.std))
         for rows, pixels, draw in drawn:
-            x = augment(pixels.to(device, non_blocking=True).float().div_(255), draw)
+            x = pixels.to(device, non_blocking=True).float()
+            x = augment(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
             x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
             y = labels[rows.to(labels.device)].to(device, non_blocking=True).repeat(len(x) // len(rows))
-            seen = VIEWS[self.input_view](x)
+            seen = self.known_views[self.input_view](x)
             yield ({"x": seen, **{name: view(x) for name, view in self.views.items()}} if self.views else seen), y
 
     def _split(self, split: str | Split) -> Split:
@@ -213,6 +231,8 @@ class Data:
         return self.splits[split]
 
     def denormalize(self, x: Tensor) -> Tensor:
-        """Return normalised images x, (..., C, H, W), in [0, 1] again, e.g. to show them."""
+        """Return normalised images x, (..., C, H, W), in [0, 1] again, e.g. to show them; rows in their units."""
+        if len(self.train.images.shape) == 2:
+            return x * self.std.to(x.device) + self.mean.to(x.device)
         mean, std = (values.to(x.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)

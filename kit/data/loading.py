@@ -2,21 +2,26 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data, Split
 from kit.data.image_files import ImageFiles
 from kit.data.noise import check_labels, check_noise, corrupt
+from kit.data.own import SOURCES, checked_pair, known_dataset, set_aside
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
-from kit.data.views import VIEWS
+from kit.data.views import VIEWS, View
+from kit.errors import unknown
 from kit.seeds import derive, generator
 from kit.settings import Count, Folder, Share, Whole, accept, check, confirm, one_of
 
@@ -36,8 +41,8 @@ than the data's); infopro, and half for SVHN and STL-10, of InfoPro and ContSup.
 class DataSettings:
     """A named dataset: what is taken of it and how it is seen. Raises ValueError for a setting that cannot be."""
 
-    dataset: one_of("dataset", DATASETS.keys) = "digits"
-    """Name of a dataset: see `kit.data.DATASETS`."""
+    dataset: Annotated[str, AfterValidator(known_dataset), Field(description="the name of a dataset")] = "digits"
+    """Name of a dataset of `kit.data.DATASETS`, or one's own: `folder:PATH` or `table:FILE` (see `kit.data.own`)."""
     root: Folder = "data"
     """Folder of the datasets."""
     image_size: Count | None = None
@@ -60,13 +65,16 @@ class DataSettings:
     """Probability, in [0, 1], that the noise touches a label."""
     noisy_val: bool = False
     """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
-    views: Sequence[one_of("view", VIEWS.keys)] | None = None
+    views: Sequence[Annotated[str, Field(description="the name of a view")]] | None = None
     """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
-    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image."""
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns."""
 
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
+        for view in self.views or ():
+            if view not in VIEWS and not self.dataset.startswith("table:"):
+                raise unknown("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
 
@@ -82,6 +90,8 @@ def load_data(
     seed: int = 0, **others: object,
 ) -> Data:  # fmt: skip
     """Load a dataset by name, one of DATASETS, from the folder `root`; or the one that settings, as a config, describe.
+
+    One's own data are named `folder:PATH` or `table:FILE`: see `kit.data.own`.
 
     `others` are the further settings of `DataSettings`, such as `limit` or `noise`. `seed` is its `data_seed`: the seed
     of a training run is another one, so runs may share one dataset.
@@ -101,12 +111,37 @@ def load_data(
     if not isinstance(name, DataSettings):
         given = {"dataset": name, "root": root, "data_seed": seed}
         settings = DataSettings(**given | accept("setting", others, DataSettings))
-    name, seed = settings.dataset, settings.data_seed
-    read, augmentation = DATASETS[name]
-    *published, classes = read(Path(settings.root).expanduser().absolute(), download)
-    for part, (_, labels) in zip(("training", "test"), published, strict=True):
+    kind, _, path = settings.dataset.partition(":")
+    read, augmentation = DATASETS.get(settings.dataset) or (partial(SOURCES[kind], path, settings.image_size), "none")
+    train, test, classes, *views = read(Path(settings.root).expanduser().absolute(), download)
+    data = _assemble(settings.dataset, train, test, None, classes, settings, augmentation, num_workers, *views)
+    return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
+
+
+def data_of(
+    train: tuple, test: tuple | None, val: tuple | None, classes: Sequence[str] | None, name: str, **others: object
+) -> Data:
+    """Return arrays as a dataset: `Data.of`, which calls this."""
+    settings = DataSettings(**accept("setting", others, DataSettings))
+    given = {"train": train, "test": test, "val": val}
+    pairs = {what: checked_pair(part, what) for what, part in given.items() if part is not None}
+    shapes = {what: tuple(x.shape[1:]) for what, (x, _) in pairs.items()}
+    if len({*shapes.values()}) > 1:
+        raise ValueError(f"samples differ in shape between the splits: {shapes}")
+    names = range(1 + max(int(y.max()) for _, y in pairs.values())) if classes is None else classes
+    train, test = (pairs["train"], pairs["test"]) if test is not None else set_aside(*pairs["train"])
+    return _assemble(name, train, test, pairs.get("val"), tuple(map(str, names)), settings, "none", 0)
+
+
+def _assemble(
+    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
+    augmentation: str, num_workers: int | None, views: Mapping[str, View] = VIEWS,
+) -> Data:  # fmt: skip
+    """Cut what was read into splits, and put on them the noise, the size and the views that are asked for."""
+    for part, (_, labels) in (("training", train), ("test", test)):
         check_labels(labels, len(classes), f"{name}, {part} labels")
-    splits = *_cut(Split(*published[0]), len(classes), settings), Split(*published[1])
+    seed, published = settings.data_seed, Split(*train)
+    splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
     train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
     mean, std = _scaling(settings.scaling, train.images)
     train = _with_noise(train, len(classes), settings, seed)
@@ -114,17 +149,18 @@ def load_data(
         val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
+    if len(shape) == 1 and augmentation != "none":
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has rows of numbers: leave it out")
     data = Data(name, train, val, test, shape, classes, mean, std, augmentation, workers)
-    data = data.with_views(*settings.views or ())
-    return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})
+    return replace(data, known_views={**VIEWS, **views}).with_views(*settings.views or ())
 
 
-def _cut(split: Split, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
+def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
     """Draw the subset and cut it into the training and the validation split.
 
     Each draw has a generator of its own, so that it is the same whatever the others are asked for.
     """
-    name, limit, rows = settings.dataset, settings.limit, torch.arange(len(split))
+    limit, rows = settings.limit, torch.arange(len(split))
     if limit is not None:
         if limit > len(split):
             raise ValueError(f"limit={limit}, but {name} has only {len(split)} training images; None takes them all")
@@ -154,7 +190,7 @@ def _ready(images: Tensor | ImageFiles, size: int | None) -> Tensor | ImageFiles
         if images.size is not None:
             return replace(images, size=size or images.size)
         images = images.load()
-    if size is None or images.shape[2:] == (size, size):
+    if size is None or images.ndim == 2 or images.shape[2:] == (size, size):
         return images
     parts = images.split(2000)  # as floats, all at once would need four times the memory
     resized = (F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in parts)
@@ -170,7 +206,10 @@ def _scaling(name: str, images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
 
 
 def _statistics(images: Tensor | ImageFiles) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation, each float32 (C,) in units of [0, 1]; ImageNet's usual ones for files."""
+    """Return mean and standard deviation: float32 (C,) in units of [0, 1], of a table (F,); ImageNet's for files."""
+    if isinstance(images, Tensor) and images.ndim == 2:
+        mean, std = images.double().mean(0), images.double().std(0, correction=0)
+        return mean.float(), torch.where(std < 1e-12, 1, std).float()
     if not isinstance(images, Tensor):
         return torch.tensor((0.485, 0.456, 0.406)), torch.tensor((0.229, 0.224, 0.225))
     histogram = torch.stack([channel.flatten().bincount(minlength=256) for channel in images.unbind(1)]).double()

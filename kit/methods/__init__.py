@@ -19,13 +19,14 @@ from kit.delayed import Delay, DelayedBlock
 from kit.errors import unknown
 from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
 from kit.methods.method import Method
+from kit.methods.registry import Registry
 from kit.net import Net
 from kit.plan import Plan, widest
 from kit.settings import Count, Positive, Whole, accept, typed
 from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
 
-REGISTRY: Mapping[str, Method] = MappingProxyType(
+REGISTRY = Registry(
     {
         "bp": cross_entropy.BP,
         "greedy": cross_entropy.GREEDY,
@@ -47,7 +48,9 @@ Stages = Annotated[
     Field(min_length=1, description="a list of modules, as kit.split cuts a model"),
 ]
 
-METHODS: Mapping[str, str] = MappingProxyType({name: method.summary for name, method in REGISTRY.items()})
+register = REGISTRY.register
+
+METHODS: Mapping[str, str] = MappingProxyType(REGISTRY.summaries)
 """Every method's name with a line on what it is."""
 
 
@@ -130,7 +133,7 @@ def decouple(
         shapes=[Shape(example.shape[1:]), *found],
         widest=widest(stages, found),
         num_classes=num_classes,
-        objective=partial(chosen.objective, **options),
+        objective=partial(chosen.build, **options),
         make_block=partial(DelayedBlock, delay=delay, num_blocks=len(stages)) if delay and body else Block,
         probe=cross_entropy.greedy_objective,
         make_optimizer=partial(settings.make_optimizer, fused=precision != "fp32"),  # fp32 promises PyTorch's own bits

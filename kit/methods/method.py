@@ -7,7 +7,7 @@ from typing import Literal
 
 from kit.delayed import Delay
 from kit.errors import unknown
-from kit.objective import Objective
+from kit.objective import HeadSpec, Objective
 from kit.settings import confirm_arguments
 
 Last = Literal["pooled", "map"]
@@ -25,6 +25,12 @@ class Method:
     """One block for the whole net; the cuts are only watched."""
     delay: Delay | None = None
     """Of nets that one loss at the end trains by gradients that come late: how late, unless the options say so."""
+
+    def build(self, spec: HeadSpec, **options: object) -> Objective:
+        """Return the objective of one cut. Raises ValueError for a builder that gives none."""
+        built = self.objective(spec, **options)
+        check_objective(self.summary, type(built))
+        return built
 
     @property
     def one_loss(self) -> bool:
@@ -46,3 +52,11 @@ class Method:
         confirm_arguments(self.objective, options)
         if self.delay:
             replace(self.delay, **{option: options[option] for option in vars(self.delay).keys() & options.keys()})
+
+
+def check_objective(name: str, kind: type) -> None:
+    """Raise ValueError unless `kind` is a subclass of Objective with a loss and a readout of its own."""
+    if not issubclass(kind, Objective):
+        raise ValueError(f"{name}: {kind.__name__} is no kit.objective.Objective: make it a subclass of that")
+    if lacks := [part for part in ("loss", "readout") if getattr(kind, part) is getattr(Objective, part)]:
+        raise ValueError(f"{name}: {kind.__name__} has no {' and no '.join(lacks)}: see kit.objective.Objective")

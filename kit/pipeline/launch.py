@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCP
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from kit.files import temporary_folder
+from kit.methods import lookup
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
 from kit.settings import Whole, accept, typed
@@ -46,7 +47,7 @@ def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: Whole = 0, *
     Raises ValueError for settings that cannot be, before anything starts, and PipelineFailed with the rank, the block
     and the reason if a rank fails. No process outlives this call, however it ends.
     """
-    given = Options(**accept("option of launch:", options, Options))
+    given = replace(Options(**accept("option of launch:", options, Options)), register=_home(config.method))
     check_stages(config, num_stages)
     with temporary_folder("kit-pipeline") as folder:
         settings = folder / "config.json"
@@ -94,6 +95,15 @@ def start_ranks(entry: str | Callable, arguments: Sequence, num_ranks: int, max_
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             raise SystemExit(128 + error.sigval) from None
+
+
+def _home(method: str) -> str | None:
+    """Return the module that registers a method of one's own, for the ranks to import; ValueError for a cell's."""
+    module = lookup(method).objective.__module__
+    if module == "__main__":
+        raise ValueError(f"method {method!r} is defined in a notebook cell or a script, which ranks cannot import: put "
+                         "it into a file of its own and import that")  # fmt: skip
+    return None if module.startswith("kit.") else module
 
 
 class OneFolder(StaticTCPRendezvous):

@@ -23,6 +23,8 @@ class Options:
     """Seconds added to each transfer between ranks, as a long line would: for teaching, and for tests."""
     threads: Count | None = None
     """Threads of each rank on the processor; None shares out the processor's cores."""
+    register: str | None = None
+    """A module that registers a method of one's own, for every rank to import."""
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, fields, replace
 from datetime import timedelta
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 
@@ -110,13 +111,15 @@ def _parse(arguments: list[str] | None) -> tuple[RunConfig, Options, str | None]
         "torchrun … -m kit.pipeline", description="One rank of a pipeline: as many stages as ranks per replica."
     )
     parser.add_argument("config", metavar="CONFIG.json", type=Path, help="settings of kit.RunConfig, as JSON")
-    kinds = {"statistics": str, "timeout": float, "link_delay": float}
+    kinds = {"statistics": str, "register": str, "timeout": float, "link_delay": float}
     for option in fields(Options):
         flag = "--" + option.name.replace("_", "-")
         parser.add_argument(flag, type=kinds.get(option.name, int), default=option.default)
     parser.add_argument("--record", metavar="FOLDER", help="where rank 0 writes the record, besides the run's folder")
     given = vars(parser.parse_args(arguments))
     settings, record_folder = json.loads(given.pop("config").read_text()), given.pop("record")
+    if given["register"]:
+        import_module(given["register"])
     return RunConfig(**settings), Options(**given), record_folder
 
 

@@ -1,6 +1,7 @@
 """Training: from a config to a record."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 
@@ -25,30 +26,39 @@ from kit.train.record import History
 from kit.train.run import Run
 from kit.train.stagewise import FromFinished
 
+Model = nn.Module | Sequence[nn.Module] | None
+"""A model of one's own, whole or as the stages that it is cut into; None takes the config's backbone."""
+
 
 @typed
-def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None) -> History:
+def run(config: RunConfig, on_epoch: Callable[[int, Net], None] | None = None, model: Model = None) -> History:
     """Load the data, build the net, train, evaluate, and record into the config's folder.
 
     If that folder holds a checkpoint of the same settings, go on from there; the end is bit for bit that of a run
-    never stopped. Raises ValueError for settings that cannot be, and before any training.
+    never stopped. `model` as for `build`. Raises ValueError for settings that cannot be, and before any training.
     """
     loaded = load_data(config)
-    return fit(build(config, loaded), loaded, config, on_epoch)
+    return fit(build(config, loaded, model=model), loaded, config, on_epoch)
 
 
-def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None) -> Net:
+def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, model: Model = None) -> Net:
     """Return the config's net for that data. First weights depend on the seed and the backbone, not on the method.
 
-    `cuts` are the cut points that `measured_cuts` found, for a config whose cuts take a measurement.
+    `cuts` are the cut points that `measured_cuts` found, for a config whose cuts take a measurement. `model` comes in
+    the backbone's place: a module, cut as the config says, or a list of stages. It is copied, and stays as it is.
+    Raises ValueError for a model that cannot be cut so, and says why.
     """
-    cuts = measured_cuts(config, loaded) if cuts is None else list(cuts)
-    balance, at = paper_cuts.find(config.cuts, config.backbone, config.num_blocks)
+    cuts = measured_cuts(config, loaded, model) if cuts is None else list(cuts)
+    balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
     example = torch.zeros(2, *loaded.shape, device=config.resolved_device())
-    stages = split(_model(config, loaded), config.num_blocks, example, balance=balance, at=cuts or at)
+    whole, given = _model(config, loaded, model), isinstance(model, list | tuple)
+    stages = list(whole) if given else split(whole, config.num_blocks, example, balance=balance, at=cuts or at)
+    if len(stages) != config.num_blocks:
+        raise ValueError(f"model has {len(stages)} stages, but num_blocks={config.num_blocks}: give {len(stages)}")
     start = config.growth and config.growth.start
     net = _decoupled(config, loaded, stages, precision=config.precision, pixels=loaded.denormalize, start=start)
-    net.cuts, net.origin = cuts, config.net_content() | {"fingerprint": net_fingerprint(net)}
+    origin = config.net_content() | {"fingerprint": net_fingerprint(net)}
+    net.cuts, net.origin = cuts, origin if model is None else None
     return net
 
 
@@ -60,13 +70,15 @@ def _decoupled(config: RunConfig, loaded: Data, stages: Sequence[nn.Module], **h
     return decouple(stages, config.method, loaded.num_classes, examples, config.context, config, **settings)
 
 
-def measured_cuts(config: RunConfig, loaded: Data) -> list[str] | None:
+def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[str] | None:
     """Return the names of the cut points, if they take a measurement. A run that goes on keeps those it began with.
 
     Cuts by memory count bodies, heads and losses, as `kit.measure.memory.plan` does for fp32; but bodies alone where
     one loss trains the whole net.
     """
-    balance, at = paper_cuts.find(config.cuts, config.backbone, config.num_blocks)
+    if isinstance(model, list | tuple):
+        return None
+    balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
     heads = balance == "memory" and not lookup(config.method).one_loss
     if at is not None or config.num_blocks == 1 or not (heads or balance == "time"):
         return None
@@ -80,12 +92,17 @@ def measured_cuts(config: RunConfig, loaded: Data) -> list[str] | None:
         builds = [partial(_decoupled, own, loaded, pixels=torch.sigmoid) for own in (smallest, config)]
         return tuple(memory.peaks(stages, build, example.shape) for build in builds)
 
-    return choose_cuts(_model(config, loaded), config.num_blocks, example, balance, peaks if heads else None)
+    return choose_cuts(_model(config, loaded, model), config.num_blocks, example, balance, peaks if heads else None)
 
 
-def _model(config: RunConfig, loaded: Data) -> nn.Module:
-    """Return the config's backbone for that data, whole, on its device."""
-    channels, *_, side = loaded.shape
+def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
+    """Return the config's backbone for that data, whole, on its device; or a copy of one's own model."""
+    if own is not None:
+        model = nn.ModuleList(own) if isinstance(own, list | tuple) else own
+        return deepcopy(model).to(config.resolved_device())
+    if len(loaded.shape) == 1 and config.backbone != "mlp":
+        raise ValueError(f"backbone={config.backbone!r} reads images, and {loaded.name} has rows of numbers: take mlp")
+    channels, *_, side = loaded.shape if len(loaded.shape) > 1 else (*loaded.shape, 1)
     with seeds.seeded(config.seed, "backbone"):
         options = dict(config.backbone_options)
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options)

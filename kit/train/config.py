@@ -136,10 +136,17 @@ class RunConfig(DataSettings, OptimizerSettings):
         return self.growth.max_blocks if self.growth else self.num_blocks
 
     @property
+    def label(self) -> str:
+        """What a progress bar calls the run: its method, with what it adds to it."""
+        context = f" + {self.context}" if self.context != "none" else ""
+        return f"{self.method}{context}{', stagewise' if self.stagewise else ''}"
+
+    @property
     def name(self) -> str:
         """A folder name that no run with other settings has."""
         digest = hashlib.blake2b(json.dumps(self.identity(), sort_keys=True).encode(), digest_size=4).hexdigest()
-        return f"{self.dataset}-{self.backbone}-{self.method}-K{self.num_blocks}-seed{self.seed}-{digest}"
+        dataset = Path(self.dataset.partition("#")[0].split(":")[-1]).stem  # of one's own data, the file's
+        return f"{dataset}-{self.backbone}-{self.method}-K{self.num_blocks}-seed{self.seed}-{digest}"
 
     @property
     def folder(self) -> Path | None:

@@ -12,14 +12,21 @@ from tqdm.auto import tqdm
 
 
 class Progress:
-    """Shows how far a run is. `KIT_HEADLESS` in the environment means that nobody watches; `quiet` shows nothing."""
+    """Shows how far a run is, of which `done` steps were done before.
 
-    def __init__(self, method: str, num_epochs: int, num_batches: int, quiet: bool = False):
-        self.method, self.num_epochs, self.num_batches, self.quiet = method, num_epochs, num_batches, quiet
+    `KIT_HEADLESS` in the environment means that nobody watches; `quiet` shows nothing.
+    """
+
+    def __init__(self, name: str, num_epochs: int, num_batches: int, done: int = 0, quiet: bool = False):
+        self.name, self.num_epochs, self.num_batches, self.quiet = name, num_epochs, num_batches, quiet
         self.began = time.perf_counter()
         in_notebook = "ipykernel" in sys.modules and not os.environ.get("KIT_HEADLESS")
         unwatched = quiet or not (sys.stderr.isatty() or in_notebook)
-        self.bar = tqdm(total=num_epochs * num_batches, desc=method, unit="step", disable=unwatched)
+        total, finished = num_epochs * num_batches, done >= num_epochs * num_batches
+        title = f"{name}, finished before" if finished else name
+        self.bar = tqdm(total=total, initial=done, desc=title, unit="step", disable=unwatched)
+        if finished and unwatched and not quiet:
+            print(f"{name:>10}  finished before: all {num_epochs} epochs are in its folder", flush=True)
 
     def __enter__(self) -> Progress:
         return self
@@ -38,7 +45,7 @@ class Progress:
         exits = " ".join(f"{value:.3f}" for value in accuracy["val"])
         if self.bar.disable:
             seconds = time.perf_counter() - self.began
-            line = f"{self.method:>10}  epoch {epoch:>3}/{self.num_epochs}  val by exit: {exits}"
+            line = f"{self.name:>10}  epoch {epoch:>3}/{self.num_epochs}  val by exit: {exits}"
             print(f"{line}  {seconds:6.1f} s", flush=True)
         else:
             self.bar.set_postfix_str(f"val {exits}")

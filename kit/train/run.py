@@ -74,7 +74,8 @@ class Run:
 
     def run(self) -> History:
         self._resume()
-        with Progress(self.config.method, self.num_epochs, self.num_batches, not self.ranks.is_main) as progress:
+        done, quiet = self.epoch * self.num_batches + self.batch, not self.ranks.is_main
+        with Progress(self.config.label, self.num_epochs, self.num_batches, done, quiet) as progress:
             while self.epoch < self.num_epochs:
                 self._grow()
                 self._train_epoch(progress)

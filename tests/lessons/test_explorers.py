@@ -68,11 +68,28 @@ def test_both_sides_have_the_same_first_weights(data):
 
 
 def test_gradient_explorer_says_what_is_wrong_and_goes_on(data):
+    explorer = GradientExplorer(data, **SMALL | {"lr": -1.0})
+    assert "lr=-1.0, but it has to be a positive number" in explorer.message.value
+    explorer.settings["lr"] = 2e-3
+    explorer.reset_button.click()
+    assert explorer.message.value == "" and len(explorer.nets["decoupled"]) == 3
+
+
+def test_blocks_follow_layers(data):
     explorer = GradientExplorer(data, **SMALL)
     explorer.depth.value = 2
-    assert "3 blocks of 2 layers: a block takes at least one; choose fewer blocks" in explorer.message.value
-    explorer.blocks.value = 2
-    assert explorer.message.value == "" and len(explorer.nets["decoupled"]) == 2
+    assert explorer.message.value == "" and len(explorer.nets["decoupled"]) == explorer.blocks.value == 2
+    explorer.depth.value = 6
+    assert explorer.message.value == "" and len(explorer.nets["decoupled"]) == 3, "as many as were wanted"
+
+
+def test_layers_are_those_one_counts(data):
+    explorer = GradientExplorer(data, **SMALL)
+    explorer.norm.value = "batch"
+    assert explorer.measure().groupby("method")["depth"].apply(list).tolist() == [[1, 2, 3, 4, 5, 6]] * 2
+    explorer.depth.value = 2
+    ticks = explorer.figure().axes[0].get_xticks()
+    assert all(tick == int(tick) for tick in ticks)
 
 
 def test_an_error_in_training_leaves_no_dead_control(data):

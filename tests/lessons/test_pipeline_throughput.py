@@ -3,14 +3,14 @@
 import pandas as pd
 import pytest
 
-from kit.pipeline.schedule import SCHEDULES
+from kit.pipeline.schedule import SCHEDULES, TWO_CHUNKS
 from kit.pipeline.simulate import even, predict, timeline
 from lessons import pipeline_throughput
 from lessons.style import Picture
 
 
 def chunks(name):
-    return 4 if name == "interleaved" else 2
+    return 4 if name in TWO_CHUNKS else 2
 
 
 def test_gantt_has_a_bar_for_every_operation():
@@ -18,12 +18,23 @@ def test_gantt_has_a_bar_for_every_operation():
     table = pd.concat(tables)
     before = table.copy()
     figure = pipeline_throughput.gantt(table)
-    assert [panel.get_title() for panel in figure.axes] == list(SCHEDULES)
+    assert [panel.get_title().split(":")[0] for panel in figure.axes] == list(SCHEDULES)
+    assert figure.axes[-1].get_xlabel() == "seconds"
     for panel, name in zip(figure.axes, SCHEDULES, strict=True):
         own = table[table["schedule"] == name]
         assert len(panel.patches) == len(own)
         assert sorted(bar.get_x() for bar in panel.patches) == pytest.approx(sorted(own["start"]))
     pd.testing.assert_frame_equal(table, before)
+
+
+def test_schedules_are_drawn_for_the_same_work():
+    table = pipeline_throughput.same_work(4, 8)
+    steps = table[table["kind"] != "U"].assign(seconds=lambda t: t["end"] - t["start"])
+    steps.loc[steps["kind"] == "S", "seconds"] -= 0.1  # its update
+    assert steps.groupby(["schedule", "rank"])["seconds"].sum().to_numpy() == pytest.approx(48.0)
+    ends = table.groupby("schedule")["end"].max()
+    assert ends["decoupled"] < ends["1f1b"] == ends["gpipe"]
+    assert ends["decoupled"] == pytest.approx((16 + 3) * 3.1), "filled once, then a step after the other"
 
 
 def test_scaling_has_a_line_for_every_schedule():
@@ -47,7 +58,7 @@ def test_measured_and_predicted_side_by_side():
 
 def test_predictions_ask_interleaving_for_whole_rounds():
     table = pipeline_throughput.predictions(1.0, (2, 4), num_micro=3)
-    assert len(table) == 2 * len(SCHEDULES)
+    assert len(table) == 2 * len(pipeline_throughput.COMPARED)
     decoupled = table[table["schedule"] == "decoupled"].set_index("num_ranks")
     assert decoupled["speedup"].to_dict() == pytest.approx({2: 2.0, 4: 4.0})
     expected = predict("interleaved", even(8, 1.0), 4, 4)

@@ -1,0 +1,111 @@
+"""`python -m docs.build [--full]`: run the lessons where they have changed, write the pages that come from elsewhere in
+the repository, build the site into docs/_build/html without a warning, and check that no link in it is broken.
+
+Sphinx with myst-nb, since both come from PyPI alone: Jupyter Book 2 is built by mystmd, which fetches node.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+from kit.notebook import run_notebook
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+LESSONS, PAGES, SITE = DOCS / "lessons", DOCS / "tables", DOCS / "_build/html"
+REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+LIVE = (
+    "\n\n*Sliders move where the lesson runs: `make lab`, or the badges at its top. Here their picture stands still.*\n"
+)
+
+
+def run_lessons(full: bool) -> None:
+    """Run every lesson into docs/lessons, unless it, the kit and the lessons are as they were at its last run."""
+    LESSONS.mkdir(exist_ok=True)
+    sources = sorted(p for folder in ("kit", "lessons") for p in (ROOT / folder).rglob("*.py"))
+    code = b"".join(p.read_bytes() for p in sources)
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        key = hashlib.blake2b(code + notebook.read_bytes() + bytes([full]), digest_size=8).hexdigest()
+        out, stamp = LESSONS / notebook.name, LESSONS / f"{notebook.stem}.key"
+        if out.exists() and stamp.exists() and stamp.read_text() == key:
+            continue
+        print(f"running {notebook.stem}", flush=True)
+        given = {"output": str(ROOT / "runs/docs" / notebook.stem), "quick": not full}
+        run_notebook(notebook, out, given)
+        stamp.write_text(key)
+
+
+def write_pages() -> None:
+    """Write the pages that are files of the repository: their links lead to the repository's host."""
+    PAGES.mkdir(exist_ok=True)
+    readme = (ROOT / "README.md").read_text()
+    methods = readme[readme.index("## Methods") : readme.index("## Notebooks")]
+    (PAGES / "methods.md").write_text(linked("#" + methods[1:].removeprefix("#"), ""))
+    plan = (ROOT / "notebooks/README.md").read_text()
+    (PAGES / "lesson_plan.md").write_text(linked(plan.replace("# Notebooks", "# Lesson plan", 1), "notebooks/") + LIVE)
+    (PAGES / "contributing.md").write_text(linked((ROOT / "CONTRIBUTING.md").read_text(), ""))
+    (PAGES / "changes.md").write_text(linked((ROOT / "CHANGELOG.md").read_text(), ""))
+
+
+def linked(markdown: str, folder: str) -> str:
+    """Return Markdown of the repository's `folder` with pictures from there, and links that lead to its host."""
+
+    def moved(found: re.Match) -> str:
+        picture, text, target = found.groups()
+        if re.match(r"[a-z]+:|#", target):
+            return found.group()
+        return f"{picture}[{text}]({'../../' if picture else f'{REPOSITORY}/blob/main/'}{folder}{target})"
+
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", moved, markdown)
+
+
+class Links(HTMLParser):
+    """The targets and the places of one page."""
+
+    def __init__(self, page: Path):
+        super().__init__()
+        self.targets, self.places = [], set()
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        given = dict(attributes)
+        self.places |= {given.get("id"), given.get("name")}
+        self.targets += [given[name] for name in ("href", "src") if given.get(name)]
+
+
+def broken_links(site: Path) -> list[str]:
+    """Return every link inside the site that leads nowhere, with the page that it is on."""
+    pages = {page.resolve(): Links(page) for page in site.rglob("*.html")}
+    faults = []
+    for page, links in pages.items():
+        for target in links.targets:
+            path, _, place = target.partition("#")
+            if re.match(r"[a-z]+:|//", target) or path.startswith("genindex") and not path.endswith(".html"):
+                continue
+            file = (page.parent / unquote(path.partition("?")[0])).resolve() if path else page
+            lost = file in pages and place and unquote(place) not in pages[file].places
+            if not file.exists() or lost:
+                faults.append(f"{page.relative_to(site.resolve())}: {target}")
+    return faults
+
+
+def main() -> int:
+    run_lessons("--full" in sys.argv)
+    write_pages()
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(SITE)]
+    if code := subprocess.run(command, cwd=ROOT).returncode:
+        return code
+    if faults := broken_links(SITE):
+        print("broken links:", *faults, sep="\n", file=sys.stderr)
+        return 1
+    print(f"the site is {SITE}/index.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
