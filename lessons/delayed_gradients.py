@@ -14,7 +14,6 @@ import ipywidgets as w
 import pandas as pd
 import seaborn as sns
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from kit.block import Block
@@ -31,12 +30,9 @@ from kit.train.run import evaluate
 from lessons import widgets
 from lessons.style import Picture, marked_lines, percent, styled, whole_numbers
 
-LATE = tuple(name for name, method in REGISTRY.items() if method.delay)
-"""The methods whose gradients come late."""
-
 
 def turns(name: str, num_blocks: int, num_ticks: int) -> pd.DataFrame:
-    """Return module, tick, forward, back: which batches a method of LATE takes; <NA> where there is none yet."""
+    """Return module, tick, forward, back: which batches a late method takes; <NA> where there is none yet."""
     delay, rows = REGISTRY[name].delay, []
     for k in range(num_blocks):
         rows += [(k + 1, tick, *delay.turn(tick, k, num_blocks)) for tick in range(num_ticks)]
@@ -67,9 +63,9 @@ def training_batches(config: RunConfig, data: Data) -> Iterator[tuple[Tensor, Te
 
 def ready(config: RunConfig, data: Data) -> Net:
     """Return the config's net with its learning rates scheduled, about to train."""
-    net, steps = build(config, data), config.epochs * data.num_batches("train", config.batch_size)
+    net, epoch = build(config, data), data.num_batches("train", config.batch_size)
     for block in net:
-        block.set_schedule(config.schedule, steps)
+        block.set_schedule(config.schedule, config.epochs * epoch, round(config.warmup_epochs * epoch))
     return net.train()
 
 
@@ -141,11 +137,6 @@ def accuracies(configs: dict[str, RunConfig], data: Data, seeds: Sequence[int]) 
     return pd.DataFrame(rows, columns=["case", "seed", "accuracy"])
 
 
-def spread(table: pd.DataFrame, by: str | list[str] = "case", value: str = "accuracy") -> pd.DataFrame:
-    """Return mean, min and max of `value` over the seeds, in the order of the table."""
-    return table.groupby(by, sort=False)[value].agg(["mean", "min", "max"])
-
-
 def steps_per_second(config: RunConfig, data: Data, methods: Sequence[str], repeats: int, num_micro: int = 4):
     """Return method, kind, value: batches per second, `measured` in one process and `predicted` for one per module.
 
@@ -153,8 +144,8 @@ def steps_per_second(config: RunConfig, data: Data, methods: Sequence[str], repe
     as twice as many for a backward pass as for a forward one. Backprop is to be 1F1B with `num_micro` micro-batches
     free of overhead, its seconds divided among the modules as FDG's are.
     """
-    seconds = {name: block_seconds(build(replace(config, method=name), data), data, config.batch_size, repeats)
-               for name in {*methods, "fdg"}}  # fmt: skip
+    nets = {name: build(replace(config, method=name), data) for name in {*methods, "fdg"}}
+    seconds = {name: block_seconds(net, data, config.batch_size, repeats) for name, net in nets.items()}
     rows = []
     for name in methods:
         own, whole = seconds[name], sum(seconds[name])
@@ -205,18 +196,14 @@ def cosines(tables: dict[str, pd.DataFrame]) -> Picture:
     figure = Picture(figsize=(9.6, 4.4), layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for panel, (name, table) in zip(panels, tables.items(), strict=True):
-        _cosine_lines(panel, table)
-        panel.set_title(name)
+        rows = table[table["metric"] == "cosine"].rename(columns={"layer": "module"})
+        width = (rows["step"].max() + 1) / 8
+        rows = rows.assign(step=(rows["step"] // width + 0.5) * width)
+        panel.axhline(0, color="0.5", lw=1)
+        panel.set(ylim=(-0.3, 1.05), title=name)
+        marked_lines(panel, rows, "step", by="module", errorbar=None)
+        panel.set(xlabel="batch", ylabel="cosine to the fresh gradient")
     return figure
-
-
-def _cosine_lines(panel: Axes, table: pd.DataFrame, bins: int = 8) -> None:
-    rows = table[table["metric"] == "cosine"].rename(columns={"layer": "module"})
-    width = (rows["step"].max() + 1) / bins
-    rows = rows.assign(step=(rows["step"] // width + 0.5) * width)
-    marked_lines(panel, rows, "step", by="module", errorbar=None)
-    panel.axhline(0, color="0.5", lw=1)
-    panel.set(xlabel="batch", ylabel="cosine to the fresh gradient", ylim=(min(-0.1, panel.get_ylim()[0]), 1.05))
 
 
 @styled
@@ -253,8 +240,8 @@ def suffering(table: pd.DataFrame) -> Picture:
     figure = Picture(figsize=(8.4, 4.4), layout="constrained")
     panel = figure.subplots()
     marked_lines(panel, table, "delay", "accuracy", by="optimizer")
-    panel.set(xlabel="delay of the first module's gradient, ticks", ylabel="accuracy on test")
-    panel.set_xticks(sorted(table["delay"].unique()))
+    delays = sorted(table["delay"].unique())
+    panel.set(xlabel="delay of the first module's gradient, ticks", ylabel="accuracy on test", xticks=delays)
     percent(panel.yaxis)
     return figure
 
@@ -285,32 +272,23 @@ def schedule_explorer() -> widgets.Explorer | Picture:
 
     return widgets.figure_explorer(
         figure,
-        method=w.Dropdown(options=LATE, description="method"),
+        method=w.Dropdown(options=[name for name, own in REGISTRY.items() if own.delay], description="method"),
         modules=w.IntSlider(4, min=2, max=6, description="modules", **widgets.SLIDER),
         tick=w.IntSlider(8, min=0, max=19, description="tick", **widgets.SLIDER),
     )
 
 
-@styled
-def one_setting(table: pd.DataFrame, accuracy: float) -> Picture:
-    """Draw the cosines of one training, and how right it is: what `follow` returns."""
-    figure = Picture(figsize=(8.4, 4.4), layout="constrained")
-    panel = figure.subplots()
-    _cosine_lines(panel, table)
-    panel.set_title(f"accuracy on test {accuracy:.1%}")
-    return figure
-
-
 def delay_explorer(config: RunConfig, data: Data) -> widgets.Explorer | Picture:
     """Return the explorer of K, β and delay: each setting is trained when it is asked for, which takes seconds.
 
-    A delay of 0 ticks a module is backprop, of 1 DDG, of 2 FDG. Headless, FDG of four modules.
+    A delay of 0 ticks a module is backprop, of 1 DDG, of 2 FDG. Headless, FDG of four modules, β = 1.
     """
 
     def figure(modules: int, beta: float, delay: str) -> Picture:
         options = {} if delay == "bp" else {"beta": beta}
         own = replace(config, method=delay, num_blocks=modules, options=options)
-        return one_setting(*follow(own, data, every=4))
+        table, right = follow(own, data, every=4)
+        return cosines({f"accuracy on test {right:.1%}": table})
 
     return widgets.figure_explorer(
         figure,
