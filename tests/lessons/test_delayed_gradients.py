@@ -102,12 +102,12 @@ def test_the_schedules_figure_shows_what_is_under_way():
 
 
 def test_explorers_answer_to_every_control(data):
-    for explorer in (views.schedule_explorer(), views.delay_explorer(replace(CONFIG, epochs=1), data)):
-        for control, value in zip(explorer.controls, (None, 3, None), strict=True):
+    asked = [
+        (views.schedule_explorer(), ("ddg", 3, 5)),
+        (views.delay_explorer(replace(CONFIG, epochs=1), data), (3, 0.5, "ddg")),
+    ]
+    for explorer, values in asked:
+        for control, value in zip(explorer.controls, values, strict=True):
             before = explorer.still
-            if value is None:  # the neighbour of what is chosen
-                options = getattr(control, "options", None)
-                control.index, value = (0, None) if options and control.index else (1, None) if options else (None, 5)
-            if value is not None:
-                control.value = value
+            control.value = value
             assert explorer.message.value == "" and explorer.still != before, control.description
