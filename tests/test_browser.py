@@ -38,6 +38,7 @@ ONE_PICTURE = [  # notebook, slider and key; Home: all leave at the first exit, 
     ("03_label_noise", "epoch", "ArrowLeft"),
     ("04_dynamic_expansion", "epoch", "ArrowLeft"),
     ("05_adaptive_inference", "threshold", "Home"),
+    ("07_delayed_gradients", "modules", "ArrowLeft"),
 ]
 
 FIGURES = {  # the figures of every lesson, its explorer's left out

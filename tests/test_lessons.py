@@ -104,6 +104,19 @@ def test_adaptive_inference(tmp_path):
 
 
 @pytest.mark.slow
+def test_delayed_gradients_and_its_solutions(tmp_path):
+    out = run_quick("07_delayed_gradients", tmp_path)
+    assert pictures(out) == 9, "seven figures, and the static ones in the two explorers' places"
+    tables = {path.stem: pd.read_parquet(path) for path in tmp_path.glob("*.parquet")}
+    assert {"cosines", "beta", "weights", "optimizers", "methods", "speed"} == tables.keys()
+    cosine = tables["cosines"].query("metric == 'cosine'")
+    assert set(cosine["depth"]) == {1, 2, 3, 4} and cosine["value"].between(-1.001, 1.001).all()
+    assert set(tables["optimizers"]["delay"]) == {0, 2, 6} and tables["optimizers"]["optimizer"].nunique() == 4
+    run_notebook(NOTEBOOKS / "solutions/07_delayed_gradients.ipynb", tmp_path / "solved.ipynb",
+                 {"output": tmp_path / "solved", "quick": True})  # fmt: skip
+
+
+@pytest.mark.slow
 def test_pipeline_throughput(tmp_path):
     out = run_quick("08_pipeline_throughput", tmp_path, width=0.125)
     assert pictures(out) == 4, "three figures, and the static one in the explorer's place"

@@ -100,6 +100,7 @@ def test_probes_of_backprop_learn_and_never_teach():
         ("sgd", lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=5e-4)),
         ("adamw", lambda p: torch.optim.AdamW(p, 0.1, weight_decay=5e-4)),
         ("adam", lambda p: torch.optim.Adam(p, 0.1, weight_decay=5e-4)),
+        ("nadam", lambda p: torch.optim.NAdam(p, 0.1, weight_decay=5e-4, decoupled_weight_decay=True)),
     ],
 )
 def test_transparency(name, plain):

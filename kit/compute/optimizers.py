@@ -19,15 +19,15 @@ from kit.settings import Decay, NonNegative, Positive, check
 class OptimizerSettings:
     """Every block's optimizer, and how its learning rate moves."""
 
-    optimizer: Literal["sgd", "adam", "adamw", "lars"] = "adamw"
-    """Every block's optimizer: sgd, adam, adamw or lars (You et al. 2017; η 0.001, vectors neither decayed nor
-    rescaled)."""
+    optimizer: Literal["sgd", "adam", "adamw", "nadam", "lars", "muon"] = "adamw"
+    """Every block's optimizer: sgd, adam, adamw, nadam, lars (You et al. 2017; η 0.001, vectors neither decayed nor
+    rescaled) or muon (Jordan et al. 2024; vectors by AdamW)."""
     lr: Positive = 1e-3
     """Learning rate at the schedule's top."""
     weight_decay: NonNegative | None = None
     """Weight decay; None is the optimizer's own: 0.01 for adamw, 1e-4 for lars, else 0."""
     momentum: Decay = 0.9
-    """Momentum of sgd and lars."""
+    """Momentum of sgd, lars and muon."""
     nesterov: bool = False
     """Nesterov's momentum for sgd."""
     trust: Literal["split", "joint"] = "split"
@@ -59,6 +59,12 @@ class OptimizerSettings:
 
             kind, own = FusedLARS if fused else LARS, {"momentum": self.momentum, "trust_coefficient": 0.001}
             return kind(parameters, self.lr, weight_decay=decay, trust=self.trust, **own)
+        if name == "muon":
+            from kit.compute.muon import Muon  # of the same library
+
+            return Muon(parameters, self.lr, decay, self.momentum)
+        if name == "nadam":  # PyTorch has no fused one
+            return torch.optim.NAdam(parameters, self.lr, weight_decay=decay, decoupled_weight_decay=True)
         own = {"momentum": self.momentum, "nesterov": self.nesterov} if name == "sgd" else {}
         kind = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
         return kind(parameters, self.lr, weight_decay=decay, fused=fused, **own)

@@ -136,11 +136,11 @@ def _first_steps(net: Net, batch_shape: tuple[int, ...], dtype: torch.dtype, set
 
 
 class _Blind(TorchDispatchMode):
-    """Answers 1.0, 0 or False where code asks for a value that only data could tell: memory does not depend on it."""
+    """Answers 0.5, 0 or False where code asks for a value that only data could tell: memory does not depend on it."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func._overloadpacket in READING and isinstance(args[0], FakeTensor):
-            return 1.0 if args[0].dtype.is_floating_point else False if args[0].dtype == torch.bool else 0
+            return 0.5 if args[0].dtype.is_floating_point else False if args[0].dtype == torch.bool else 0
         if func._overloadpacket in UPDATING and isinstance(args[0][0], FakeTensor):
             return None
         return func(*args, **(kwargs or {}))

@@ -62,7 +62,7 @@ def test_plan_of_tokens():
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "lars"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadam", "lars", "muon"])
 def test_every_optimizer_can_be_planned(optimizer, precision):
     net = kit.decouple([nn.Linear(64, 64), nn.Linear(64, 10)], "greedy", 10, torch.zeros(2, 64), optimizer=optimizer,
                        precision=precision)  # fmt: skip

@@ -1,0 +1,16 @@
+"""Muon for what is multiplied by, AdamW for the vectors beside it: PyTorch's own Muon takes matrices only."""
+
+import pytorch_optimizer
+
+
+class Muon(pytorch_optimizer.Muon):
+    """pytorch-optimizer's Muon, with one learning rate for both (Moonlight's, Liu et al. 2025), which copies whole."""
+
+    def __init__(self, parameters, lr: float, weight_decay: float, momentum: float):
+        both = list(parameters)
+        groups = [{"params": [p for p in both if (p.ndim > 1) == wide], "use_muon": wide} for wide in (True, False)]
+        rates = {"lr": lr, "adamw_lr": lr, "weight_decay": weight_decay, "adamw_wd": weight_decay}
+        super().__init__(groups, momentum=momentum, use_adjusted_lr=True, **rates)
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}
