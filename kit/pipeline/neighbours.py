@@ -26,15 +26,21 @@ class Mail:
         self.wire, self.device = wire, device
         self.told: dict[tuple[Layout, ...], int] = {(): 0}
         self.heard: list[list[Layout]] = [[]]
-        self.arrive: Callable[[], None] = lambda: None
+        self.under_way: list[Callable[[], None]] = []
 
     def send(self, signal: Signal | None) -> None:
         """Send a signal, when the one before has arrived. Raises PeerLost."""
-        self.arrive()
+        self.drain()
         layouts, flat = ([], []) if signal is None else pack(signal)
         text = torch.empty(0, dtype=torch.uint8) if tuple(layouts) in self.told else written(layouts)
         number = self.told.setdefault(tuple(layouts), len(self.told))
-        self.arrive = self.wire.send([torch.tensor([number, len(text)]), *([text] if len(text) else []), *flat])
+        head = torch.tensor([number, len(text)])
+        self.under_way.append(self.wire.send([head, *([text] if len(text) else []), *flat]))
+
+    def drain(self) -> None:
+        """Wait until what was sent has arrived. Raises PeerLost."""
+        while self.under_way:
+            self.under_way.pop()()
 
     def receive(self) -> Signal | None:
         """Return what the other has sent. Raises PeerLost."""
@@ -72,7 +78,7 @@ class Neighbours(Nowhere):
         self.settle()
         self.sender.drain()
         for mail in filter(None, (self.before, self.behind)):
-            mail.arrive()
+            mail.drain()
 
     def tick(self, blocks: Sequence[DelayedBlock], signal: Signal | None) -> None:
         """Let `blocks` work for one tick, and hand on what leaves them. Raises PeerLost."""
