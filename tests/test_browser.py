@@ -48,6 +48,7 @@ FIGURES = {  # the figures of every lesson, its explorer's left out
     "04_dynamic_expansion": 5,
     "05_adaptive_inference": 3,
     "06_local_losses_and_context": 5,
+    "07_delayed_gradients": 7,
     "08_pipeline_throughput": 4,
     "explore_embeddings": 3,
 }

@@ -57,7 +57,11 @@ def run_all(runs, store, dropout=True, wide=False):
     for number, (settings, num_ranks, options) in enumerate(runs):
         if int(os.environ["RANK"]) < num_ranks:
             with group(num_ranks, f"{store}-{number}"), in_float64() if wide else nullcontext():
-                rank.train(kit.RunConfig(**settings), Options(timeout=float(os.environ.get("KIT_TEST_TIMEOUT", 120)), **options), torch.device("cpu"))
+                rank.train(
+                    kit.RunConfig(**settings),
+                    Options(timeout=float(os.environ.get("KIT_TEST_TIMEOUT", 120)), **options),
+                    torch.device("cpu"),
+                )
 
 
 @contextmanager
