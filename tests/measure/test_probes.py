@@ -267,7 +267,7 @@ def test_alignment_with_context_and_with_losses_that_look_at_more_than_the_outpu
 
 
 def test_a_block_without_weights_has_no_direction():
-    net = kit.decouple([nn.Flatten(), nn.Linear(20, 8)], "greedy", 4, torch.zeros(2, 4, 5))
+    net = kit.decouple([nn.Flatten(), nn.Sequential(nn.Linear(20, 8), nn.ReLU())], "greedy", 4, torch.zeros(2, 4, 5))
     first, last = compare(net, net.signal(torch.randn(8, 4, 5), torch.arange(8) % 4))
     assert float(first["local"]) == float(first["end_to_end"]) == 0
     assert float(last["alignment"]) == pytest.approx(1, abs=1e-6)
@@ -326,8 +326,12 @@ def test_no_hook_is_left_after_an_exception(probe):
 def test_buffers_come_back_when_measuring_fails():
     net, (x, y) = small_net(), next(batches(1))
     before = weights(net)
-    with pytest.raises(IndexError):
-        compare(net, net.signal(x, y + 100))
+
+    def fail(*_):
+        raise RuntimeError("in the middle")
+
+    with net[-1].body[0].register_forward_hook(fail), pytest.raises(RuntimeError, match="in the middle"):
+        compare(net, net.signal(x, y))
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 

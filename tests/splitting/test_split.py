@@ -267,7 +267,7 @@ def test_most_blocks_is_one_for_each_layer():
         ({"num_blocks": 3, "at": ["block1", "block1"]}, "expected different cut points"),
         ({"num_blocks": 2, "example": torch.rand(4, 2, 8, 8)}, r"does not run on the example of shape \(4, 2, 8, 8\)"),
         ({"num_blocks": 2, "example": torch.tensor(1.0)}, r"expected one batch as a tensor \(B, …\)"),
-        ({"num_blocks": 2, "example": [1]}, "example=list, expected one batch"),
+        ({"num_blocks": 2, "example": [1]}, r"example=\[1\], but it has to be a Tensor"),
         (
             {"num_blocks": 2, "at": "block1"},
             r"at='block1', but it has to be a list of cut points, such as \['layer1'\]",
