@@ -114,9 +114,11 @@ def with_own_rates(
     """Return the optimizer of `whole`, in which the parts named in `apart` learn at so many times its rate."""
     theirs = {id(p) for part in apart for p in part.parameters()}
     rest = [p for p in whole.parameters() if id(p) not in theirs]
-    optimizer = make(
-        [{"params": own} for own in (rest, *(list(part.parameters()) for part in apart))] if apart else rest
-    )
+    if not apart:
+        return make(rest)
+    optimizer = make([{"params": own} for own in (rest, *(list(part.parameters()) for part in apart))])
+    if len(optimizer.param_groups) != len(apart) + 1:
+        raise ValueError("muon has a rate for matrices and one for vectors, and none for single parts: choose another")
     for group, factor in zip(optimizer.param_groups[1:], apart.values(), strict=True):
         group["lr"] *= factor
     return optimizer
