@@ -9,7 +9,7 @@ from torch import nn
 
 import kit
 from kit import seeds
-from kit.context import Context
+from kit.context import Context, Encoding
 from kit.shapes import Axes, Shape, average, channels_first, output_shapes
 
 
@@ -86,7 +86,7 @@ def test_a_caller_may_tell():
 def test_context_between_maps_of_either_kind(axis):
     sizes = (6, 4, 4) if axis == 0 else (4, 4, 6)
     target, image = Shape(sizes, axis), Shape((3, 8, 8))
-    context = Context(target, image, [target])
+    context = Context(target, image, [target], Encoding())
     signal = kit.Signal(torch.randn(2, *sizes), x=torch.randn(2, 3, 8, 8), context=(torch.randn(2, *sizes),))
     assert context(signal).shape == signal.h.shape
 
