@@ -35,7 +35,7 @@ CASES = [
     Case("RunConfig(options={'lr': 1})", "unknown option of method 'deinforeg'", lambda: config(options={"lr": 1})),
     Case("RunConfig(num_blocks=50)", "num_blocks=50…has only", lambda: kit.run(config(num_blocks=50))),
     Case("RunConfig(cuts=['nowhere'])", "cut", lambda: kit.run(config(cuts=["nowhere"], num_blocks=2))),
-    Case("RunConfig(cuts='infopro')", "InfoPro cuts", lambda: config(cuts="infopro")),
+    Case("RunConfig(cuts='infopro')", "these cuts are published for", lambda: config(cuts="infopro")),
     Case("RunConfig(context='R5', num_blocks=4)", "only num_blocks=4", lambda: config(context="R5")),
     Case("RunConfig(noise='symmetric', noise_rate=40)", "mean 0.4", lambda: config(noise="symmetric", noise_rate=40)),
     Case("RunConfig(method='fdg', stagewise=True)", "stagewise=True", lambda: config(method="fdg", stagewise=True)),
