@@ -119,13 +119,17 @@ class Block(nn.Module):
         h, terms = self.losses(signal) if self.replicas is None else self.replicas.losses(signal)
         after = self.next_signal(signal, h)  # before the step: label codes are those of the weights that made h
         self.objective.total(terms).backward()
+        self._update()
+        self.last_terms = {name: term.detach() for name, term in terms.items()}
+        return after
+
+    def _update(self) -> None:
+        """Let optimizer and schedule take a step, on the gradients that are there, and clear these."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.scheduler is not None:
             self.scheduler.step()
         self.num_steps += 1
-        self.last_terms = {name: term.detach() for name, term in terms.items()}
-        return after
 
     @torch.no_grad()
     def pass_through(self, signal: Signal) -> Signal:
@@ -183,8 +187,7 @@ class Block(nn.Module):
                 yield
         except (RuntimeError, ValueError, IndexError) as error:
             if why := self._misfit(signal, error):
-                reason = str(error).splitlines()[0]
-                raise ValueError(f"block {self.index + 1} got {why} ({reason})") from error
+                raise ValueError(f"block {self.index + 1} got {why} ({str(error).splitlines()[0]})") from error
             raise
 
     def _check_kind(self, signal: Signal) -> None:

@@ -98,11 +98,11 @@ class DelayedBlock(Block):
         for group in self.optimizer.param_groups:
             group["lr"] *= delay.delay_lr[self.index] if self.index < len(delay.delay_lr) else 1.0
 
-    def tick(self, signal: Signal | None, meet: Meet) -> tuple[Signal | None, Tensor | None]:
+    def tick(self, signal: Signal | None, meet: Meet | None = None) -> tuple[Signal | None, Tensor | None]:
         """Work on a batch forwards and on an earlier one backwards; return the next signal and the input's gradient.
 
         None stands for nothing come, or nothing to hand on: while the pipeline fills and drains. Where forward passes
-        are locked, `meet` hands the next signal on, and returns the gradient that has come.
+        are locked, `meet` hands the next signal on, and returns the gradient that has come; None: it is in the inbox.
         """
         self.last_terms = {}
         if signal is not None:
@@ -113,7 +113,7 @@ class DelayedBlock(Block):
             back = self._back(self.inbox[1])
             return self._ahead(signal), back
         after = self._ahead(signal)
-        return after, self._back(meet(after))
+        return after, self._back(meet(after) if meet else self.inbox[1])
 
     def _tick_last(self, signal: Signal | None) -> tuple[None, Tensor | None]:
         if self.pending:
@@ -164,11 +164,8 @@ class DelayedBlock(Block):
         return flight.signal.h.grad
 
     def _update(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.num_steps, self.pending = self.num_steps + 1, False
+        super()._update()
+        self.pending = False
 
     @contextmanager
     def _predicted(self) -> Iterator[None]:
@@ -275,8 +272,7 @@ def ticking(
     for k, block in enumerate(blocks):
         if k and block.delay.unlocked:
             incoming = block.inbox[0]
-        is_end = meet is not None and k == len(blocks) - 1
-        incoming, back = block.tick(incoming, meet if is_end else lambda _, own=block: own.inbox[1])
+        incoming, back = block.tick(incoming, meet if k == len(blocks) - 1 else None)
         left.append((incoming, back))
         yield block
     for k, block in enumerate(blocks):

@@ -25,11 +25,16 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     draft.touch(exist_ok=False)
     try:
         yield draft
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
+        put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def put(draft: Path, path: Path) -> None:
+    """Move a finished file into place, whole even after a power cut."""
+    with draft.open("rb+") as file:
+        os.fsync(file.fileno())
+    draft.replace(path)
 
 
 def sweep(folder: Path) -> None:

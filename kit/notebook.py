@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit import cpu_allocator
+from kit.files import put
 from kit.parameters import check_values, read_parameters, read_texts
 from kit.settings import typed
 
@@ -59,17 +60,15 @@ def run_notebook(
                 draft.replace(failed)
                 error.add_note(f"the notebook as far as it got: {failed}")
             raise
-        _put(draft, out)
+        put(draft, out)
         failed.unlink(missing_ok=True)
         if html:
             from nbconvert import HTMLExporter
 
-            page, (text, _) = (
-                draft.with_suffix(".html"),
-                HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}}),
-            )
+            text, _ = HTMLExporter().from_notebook_node(executed, {"metadata": {"name": out.stem}})
+            page = draft.with_suffix(".html")
             page.write_text(text, encoding="utf-8")
-            _put(page, out.with_suffix(".html"))
+            put(page, out.with_suffix(".html"))
     return out
 
 
@@ -91,13 +90,6 @@ def _workplace(out: Path) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _put(draft: Path, path: Path) -> None:
-    """Move a file into place, whole even after a power cut."""
-    with draft.open("rb+") as file:
-        os.fsync(file.fileno())
-    draft.replace(path)
-
-
 def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: int | None):
     import papermill
     from nbformat.warnings import MissingIDFieldWarning
@@ -108,11 +100,8 @@ def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: in
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", MissingIDFieldWarning)
         try:
-            kernel = {
-                "kernel_name": "python3",
-                "language": "python",
-                "kernel_manager_class": _this_python(draft.parent),
-            }
+            manager = _this_python(draft.parent)
+            kernel = {"kernel_name": "python3", "language": "python", "kernel_manager_class": manager}
             limits = {"execution_timeout": timeout, "interrupt_on_timeout": True}
             shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
             return papermill.execute_notebook(source, target, values, **kernel, **limits, **shown)

@@ -50,9 +50,11 @@ def check(settings: Any, prefix: str = "") -> None:
 def typed(function: Callable) -> Callable:
     """Return the function, which from now on raises ValueError for an argument that its annotation does not allow."""
 
+    parameters = signature(function)
+
     @wraps(function)
     def call(*args: object, **kwargs: object) -> object:
-        confirm_arguments(function, signature(function).bind(*args, **kwargs).arguments)
+        confirm_arguments(function, parameters.bind(*args, **kwargs).arguments)
         return function(*args, **kwargs)
 
     return call

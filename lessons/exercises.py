@@ -21,12 +21,12 @@ class Exercise:
     wrong: Callable[[object], str | None]
 
 
-def between(asks: str, low: float, high: float, below: str, above: str) -> Exercise:
-    """A number from `low` to `high`, with a hint for those below and one for those above."""
+def between(asks: str, low: float, high: float, below: str, above: str = "") -> Exercise:
+    """A number from `low` to `high`, with a hint for those below and one for those above, if that is another."""
 
     def wrong(answer: object) -> str | None:
         value = float(answer)
-        return below if value < low or not isfinite(value) else above if value > high else None
+        return below if value < low or not isfinite(value) else (above or below) if value > high else None
 
     return Exercise(asks, wrong)
 
@@ -86,11 +86,9 @@ EXERCISES = {
     "03.3": between(
         "the difference of the two test accuracies, as a share", -0.04, 0.04,
         "that is more than two seeds differ: are both one layer wide alike, with the same noise and epochs?",
-        "that is more than two seeds differ: are both one layer wide alike, with the same noise and epochs?",
     ),
     "04.1": between(
         "by how much the test accuracy of the last frozen exit changes after the new block has joined", -1e-9, 1e-9,
-        "a frozen block's answers do not change at all: take the exit before the new one, at the epoch of joining",
         "a frozen block's answers do not change at all: take the exit before the new one, at the epoch of joining",
     ),
     "04.2": one(
@@ -125,7 +123,6 @@ EXERCISES = {
     ),
     "06.3": between(
         "training seconds one after another, over those at once", 0.4, 2.5,
-        "every block takes as many steps either way: are both of the same epochs? Sum train_seconds",
         "every block takes as many steps either way: are both of the same epochs? Sum train_seconds",
     ),
     "08.1": one(

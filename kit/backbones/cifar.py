@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kit.modules import fan_out_normal
 from kit.settings import Count
 
 Init = Literal["fan-out", "pytorch"]
@@ -79,10 +80,7 @@ def _finished(layers: OrderedDict, channels: int, num_classes: int, init: Init =
     """Return the network with average pooling and a linear classifier."""
     layers |= OrderedDict(avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(channels, num_classes))
     model = nn.Sequential(layers)
-    for module in model.modules() if init == "fan-out" else ():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return model
+    return fan_out_normal(model) if init == "fan-out" else model
 
 
 class _BasicBlock(nn.Module):

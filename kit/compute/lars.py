@@ -7,8 +7,15 @@ from torch.optim.sgd import sgd
 from kit.signal import dense
 
 
-class LARS(pytorch_optimizer.LARS):
-    """pytorch-optimizer's LARS, which copies whole: PyTorch's own copy forgets what a subclass added.
+class CopiesWhole(torch.optim.Optimizer):
+    """Part of an optimizer of pytorch-optimizer's that copies whole: PyTorch's own copy forgets what these added."""
+
+    def __getstate__(self) -> dict:
+        return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}
+
+
+class LARS(CopiesWhole, pytorch_optimizer.LARS):
+    """pytorch-optimizer's LARS, with a choice of trust ratios.
 
     `trust`, of a gradient g and a decay d: "split" is η‖w‖ / (‖g‖ + d‖w‖), as You et al. print it, "joint"
     η‖w‖ / ‖g + dw‖, as DeInfoReg trains. The decay then is part of the gradient before LARS sees it.
@@ -18,9 +25,6 @@ class LARS(pytorch_optimizer.LARS):
         super().__init__(parameters, lr, weight_decay=weight_decay if trust == "split" else 0.0, **settings)
         for options in (self.defaults, *self.param_groups):
             options["joint_decay"] = weight_decay if trust == "joint" else 0.0
-
-    def __getstate__(self) -> dict:
-        return super().__getstate__() | {"maximize": self.maximize, "foreach": self.foreach}
 
     @torch.no_grad()
     def step(self, closure=None):

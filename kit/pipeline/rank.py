@@ -92,17 +92,18 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         return [size for shard in shards[start:] if (size := shard[here.replica])]
 
     late = net[0].delay if net.late else None
-    wires = [Wire(rank, options.timeout, options.link_delay) for rank in (here.rank - 1, here.rank + 1)]
+    behind = None if here.is_last else Wire(here.rank + 1, options.timeout, options.link_delay)
     if here.is_first:
         shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
         source = FromData(net, data, config, shard)
     else:
         kind = LateReceiver if late and late.unlocked else Receiver
         source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes)
-    sink = NOWHERE if here.is_last else Sender(wires[1], options.depth)
+    sink = Sender(behind, options.depth) if behind else NOWHERE
     if late:
-        before, behind = (Mail(wire, net.device) for wire in wires)
-        sink = Neighbours(sink, None if here.is_first else before, None if here.is_last else behind, late.unlocked)
+        before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay)
+        mails = (wire and Mail(wire, net.device) for wire in (before, behind))
+        sink = Neighbours(sink, *mails, late.unlocked)
     return {"source": source, "sink": sink}
 
 

@@ -6,7 +6,7 @@ two ranks; operations and transfers always take the same time. Data loading and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -63,40 +63,32 @@ def timeline(schedule: Schedule, costs: Costs) -> pd.DataFrame:
     num_ranks, num_chunks = len(schedule), len(costs.forward)
     clock, position, rows = [0.0] * num_ranks, [0] * num_ranks, []
     home = {op.chunk: k for k, row in enumerate(schedule) for op in row}
-    kinds = {(op.chunk, op.batch, _DIRECTION.get(op.kind)): op.kind for row in schedule for op in row}
-    arrivals, links = {}, {}  # when what an operation made is where it is needed; when a link is free again
+    arrivals, links = {}, {}  # by direction, chunk and batch, when what was made is where it is needed; of a link, free
     while any(position[k] < len(schedule[k]) for k in range(num_ranks)):
         before = len(rows)
         for k in range(num_ranks):
             while position[k] < len(schedule[k]):
                 op = schedule[k][position[k]]
-                needs = _needs(op, num_chunks, kinds)
-                if any(need not in arrivals for need in needs):
-                    break
-                start = max([clock[k], *(arrivals[need] for need in needs)])
-                clock[k] = arrivals[op] = start + costs.seconds(op, k)
+                way, start = _DIRECTION.get(op.kind, 0), clock[k]  # what its own chunk has to do first stands before it
+                if way and 0 <= op.chunk - way < num_chunks:
+                    if (needed := (way, op.chunk - way, op.batch)) not in arrivals:
+                        break
+                    start = max(start, arrivals[needed])
+                clock[k] = arrivals[way, op.chunk, op.batch] = start + costs.seconds(op, k)
                 rows.append((k, *op, start, clock[k]))
                 position[k] += 1
-                to = op.chunk + _DIRECTION.get(op.kind, 0)
+                to = op.chunk + way
                 if 0 <= to < num_chunks and home.get(to) != k:
                     link = k, home.get(to)
                     links[link] = max(clock[k], links.get(link, 0.0)) + costs.transfer
-                    arrivals[op] = links[link] + costs.latency
+                    arrivals[way, op.chunk, op.batch] = links[link] + costs.latency
         if len(rows) == before:
             raise ValueError("the schedule is stuck: every rank waits for another one")
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 _DIRECTION = {"F": 1, "S": 1, "B": -1, "I": -1, "R": -1}
-
-
-def _needs(op: Op, num_chunks: int, kinds: Mapping[tuple[int, int, int], str]) -> list[Op]:
-    """Return what another chunk has to do before `op`. What its own chunk has to, stands before it in the schedule."""
-    needed = op.chunk - _DIRECTION.get(op.kind, 0)
-    if needed == op.chunk or not 0 <= needed < num_chunks:
-        return []
-    kind = kinds.get((needed, op.batch, _DIRECTION[op.kind]), op.kind)
-    return [Op(kind, needed, op.batch)]
+"""Whether what an operation makes goes to the next chunk or the one before; of others it stays."""
 
 
 def predict(name: str, costs: Costs, num_ranks: int, num_micro: int = 1, overhead: float = 0.0) -> dict[str, float]:
