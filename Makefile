@@ -21,7 +21,8 @@ DEMO := notebooks/02_per_block_accuracy.ipynb
 BENCHMARKS := $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))
 
 # What git stores of a notebook is without outputs, so that running a lesson changes nothing (.gitattributes). Where
-# .venv is gone, notebooks pass as they are.
+# .venv is gone, notebooks pass as they are. The index is refreshed without it: else git, asked for the revision, would
+# clean all notebooks of a fresh clone, two seconds each.
 CLEAN := if test -x $(BIN)/nbstripout; then $(BIN)/nbstripout --extra-keys metadata.language_info; else cat; fi
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,8 @@ $(READY): pyproject.toml constraints.txt
 		exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --editable ".[dev]" --constraint constraints.txt
-	@if git rev-parse --git-dir >/dev/null 2>&1; then git config filter.notebook-outputs.clean "$(CLEAN)"; fi
+	@if git rev-parse --git-dir >/dev/null 2>&1; then git config filter.notebook-outputs.clean "$(CLEAN)"; \
+		git -c filter.notebook-outputs.clean=cat update-index -q --refresh || true; fi
 	touch $@
 
 demo: $(READY)  ## run the per-block accuracy notebook on the bundled digits, into runs/demo
