@@ -8,7 +8,7 @@ from pandas.api.types import is_numeric_dtype
 from lessons.method_looks import dashed, looks
 from lessons.style import Picture, legend_below, panels, styled
 
-APART = ("measure", "case", "mean", "std", "low", "high", "n", "of")
+APART = ("measure", "case", "mean", "std", "median", "low", "high", "n", "of")
 """Columns of a summary that are no factors of the grid."""
 
 
