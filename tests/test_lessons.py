@@ -119,7 +119,7 @@ def test_delayed_gradients_and_its_solutions(tmp_path):
 @pytest.mark.slow
 def test_pipeline_throughput(tmp_path):
     out = run_quick("08_pipeline_throughput", tmp_path, width=0.125)
-    assert pictures(out) == 4, "three figures, and the static one in the explorer's place"
+    assert pictures(out) == 5, "four figures, and the static one in the explorer's place"
     assert set(pd.read_parquet(tmp_path / "scaling.parquet")["num_ranks"]) == {2, 4, 8, 16}
 
 

@@ -383,7 +383,8 @@ def test_more_blocks_than_places(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_says_so(tmp_path, capsys):
+def test_a_finished_run_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("KIT_HEADLESS", "1")  # else a bar stands for it where another test has imported ipykernel
     config = kit.RunConfig(backbone="mlp", method="greedy", context="E", num_blocks=2, epochs=1, limit=100,
                            output=tmp_path / "run")  # fmt: skip
     kit.run(config)
