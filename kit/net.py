@@ -92,10 +92,14 @@ class Net(nn.Module):
     def signal(self, x: Input, y: Tensor | None = None) -> Signal:
         """Return the signal that enters the first block, for inputs `x` (B, …) and labels `y` (B,).
 
+        Of texts, the view `mask`, bool (B, T), says which words are real: those whose number is not 0, if not given.
+
         Raises ValueError or TypeError for what is no batch, labels that are no class numbers, and where a view is
         missing that a block asks for.
         """
         given = dict(x) if isinstance(x, Mapping) else {"x": x}
+        if "mask" in self.views and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
+            given.setdefault("mask", given["x"] != 0)
         for name in {"x", *self.views} - set(given):
             raise unknown("view", name, given)
         if self.channels_last:
@@ -248,7 +252,7 @@ class Net(nn.Module):
 
     def _sides(self, side: str | Mapping[str, nn.Module] | None) -> Views:
         sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
-        known = {name: Shape(view.shape[1:]) for name, view in self.plan.example.items() if name != "x"}
+        known = {name: self.plan.shape(name) for name in self.plan.example if name != "x"}
         for name in sides:
             if name not in known:
                 raise unknown("view", name, known)

@@ -11,6 +11,7 @@ from torch import Tensor
 from kit.data.image_files import read_image
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
+from kit.data.text_files import read_texts
 from kit.errors import unknown
 from kit.seeds import generator
 
@@ -119,5 +120,5 @@ def _take(x: Tensor, at: list[int]) -> Tensor:
     return x[:, at]
 
 
-SOURCES = {"folder": read_folder, "table": read_table}
+SOURCES = {"folder": read_folder, "table": read_table, "text": read_texts}
 """Kinds of one's own data, `KIND:PATH`, with their readers."""

@@ -14,6 +14,8 @@ from kit.splitting.tracing import Traced, trace
 class Stage(nn.Module):
     """A run of a traced model's nodes, (B, …) → (B, …), on the model's own layers under their own names.
 
+    It reads the mask, if its model does.
+
     Parameters, buffers and layers are the model's very objects. Where the model does something else in training
     than in evaluation, `train()` and `eval()` choose between the two as in the model itself.
     """
@@ -27,11 +29,12 @@ class Stage(nn.Module):
             if type(part) is nn.Module:  # made by fx to hold what lies deeper
                 part.training = root.training
         self._graphs, self.training = graphs, root.training
+        self.takes_mask = any(node.target == "mask" for graph in graphs for node in graph.nodes)
         self._compile()
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *mask: Tensor) -> Tensor:
         """Run the nodes of the current mode on `x` (B, …)."""
-        return self._forwards[0 if self.training else -1](self, x)
+        return self._forwards[0 if self.training else -1](self, x, *mask)
 
     def _compile(self) -> None:
         self._forwards = [type(fx.GraphModule(self, graph)).forward for graph in self._graphs]
@@ -57,8 +60,16 @@ def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
         leave = line.carried[cut] if cut else line.result
         part = fx.Graph()
         copies = {entry: part.placeholder("x")} if entry else {}
+        if entry:  # what any stage can compute, this one does where it needs it
+            copies |= {node: part.placeholder("mask") for node in line.nodes[1:] if node.op == "placeholder"}
+
+        def copied(node: fx.Node) -> fx.Node:
+            if node not in copies:
+                copies[node] = part.node_copy(node, copied)
+            return copies[node]
+
         for node in line.nodes[start:end]:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+            copied(node)
         part.output(copies[leave])
         yield part
         start, entry = end, leave
