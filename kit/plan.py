@@ -87,7 +87,7 @@ class Plan:
         pool = pooling(stage, shape) if any(self.pools) else None
         spec = HeadSpec(
             pooled(shape, pool), self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before),
-            Shape(inputs[-1]),
+            Shape(inputs[-1]), pool is not None,
         )  # fmt: skip
         return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views, [pool])
 
@@ -97,7 +97,7 @@ class Plan:
         shape, image = pooled(self.shapes[stage + 1], self.pools[stage]), self.shapes[0]
         return HeadSpec(
             shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before),
-            self.shapes[stage],
+            self.shapes[stage], any(self.pools),
         )  # fmt: skip
 
     def _objective(self, spec: HeadSpec, build: Callable[[HeadSpec], Objective]) -> Objective:

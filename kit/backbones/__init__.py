@@ -13,7 +13,6 @@ from kit.backbones.plain import ACTIVATIONS, INITS, NORMS, mlp, vgg_paper
 from kit.backbones.sequences import lstm, transformer
 from kit.errors import unknown
 from kit.measure.costs import copied, meta
-from kit.modules import apply
 from kit.settings import Count, Positive, confirm
 
 __all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "backbone", "backbone_names", "mlp"]
@@ -82,12 +81,10 @@ def backbone(
         model = build(**sizes, **options)
     except TypeError as error:
         raise ValueError(f"backbone {name!r} does not take the options {options}: {error}") from error
+    if name in _TEXTS:  # which take texts of any length
+        return model
     try:
-        shape, dtype = (2, in_channels, image_size, image_size), torch.float32
-        if name in _TEXTS:
-            shape, dtype = (2, image_size), torch.int64
-        x = torch.empty(shape, dtype=dtype, device="meta")
-        logits = apply(copied(model, meta).eval(), x, x != 0)
+        logits = copied(model, meta).eval()(torch.empty(2, in_channels, image_size, image_size, device="meta"))
     except Exception as error:  # an image too small for the model fails on its way
         advice = "Choose a larger image_size, or a backbone for small images such as vgg-paper or resnet20"
         raise ValueError(f"{name} does not take {image_size}×{image_size} images: {error}. {advice}") from error

@@ -37,15 +37,15 @@ class Words(nn.Module):
                 raise ValueError(f"vectors of shape {given} for an embedding of {need}: give backbone option hidden="
                                  f"{vectors.shape[1]}, or another file")  # fmt: skip
             self.table.weight.data.copy_(vectors)
-        self.places = None
+        waves = None
         if places is not None:
             angles = torch.arange(places)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
             waves = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]
-            self.register_buffer("places", waves, persistent=False)
+        self.register_buffer("places", waves, persistent=False)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         h = self.table(tokens)
-        return h if self.places is None else h * h.shape[2] ** 0.5 + self.places[: h.shape[1]]
+        return h if self.places is None else h + self.places[: h.shape[1]]
 
 
 class BiLSTM(nn.Module):

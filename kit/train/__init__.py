@@ -52,7 +52,8 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
     balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
     example = torch.zeros(2, *loaded.shape, dtype=loaded.dtype, device=config.resolved_device())
     whole, given = _model(config, loaded, model), isinstance(model, list | tuple)
-    stages = list(whole) if given else split(whole, config.num_blocks, example, balance=balance, at=cuts or at)
+    few = example[:, :4] if loaded.words else example  # an LSTM on the meta device is slow
+    stages = list(whole) if given else split(whole, config.num_blocks, few, balance=balance, at=cuts or at)
     if len(stages) != config.num_blocks:
         raise ValueError(f"model has {len(stages)} stages, but num_blocks={config.num_blocks}: give {len(stages)}")
     start = config.growth and config.growth.start
