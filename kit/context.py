@@ -77,8 +77,8 @@ def supplied(
     if (supply.x or len(sources) == index) and not example.is_floating_point() and not inputs[0].words:
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
-            f"{example.dtype} are numbers of tokens that no layer of the first block embeds: use context='none', or begin "
-            "with an nn.Embedding"
+            f"{example.dtype} are numbers of words that no layer of the first block embeds: use context='none' or "
+            "begin with an nn.Embedding"
         )
     return Context(inputs[index], inputs[0] if supply.x else None, sources, encoding)
 
@@ -115,9 +115,10 @@ class Context(nn.Module):
 class ExtraView(nn.Module):
     """Joins a block's input with an encoding of the view `name`; trained by the block's loss.
 
-    mix([h, encode(view)]) (B, *shape): the encoding has the shape of h, or (B, 1, D) for all its words, both lie side by
-    side along the channels, and a 1×1 convolution (a Linear for vectors and tokens) brings them back to `shape`. `inner` is the block's own context,
-    which comes first. Source: dynamic expansion with new features, Huang's thesis (NCU, 2024).
+    mix([h, encode(view)]) (B, *shape): the encoding has the shape of h, or of words (B, 1, D), both lie side by side
+    along the channels, and a 1×1 convolution (a Linear for vectors and tokens) brings them back to `shape`.
+    `inner` is the block's own context, which comes first. Source: dynamic expansion with new features,
+    Huang's thesis (NCU, 2024).
     """
 
     def __init__(self, name: str, shape: Shape, view: Shape | nn.Module, inner: nn.Module | None = None):

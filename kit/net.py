@@ -14,7 +14,6 @@ from kit.losses import check_class_numbers
 from kit.modules import evaluating
 from kit.plan import Plan, Views
 from kit.settings import typed
-from kit.shapes import Shape
 from kit.signal import Signal
 
 Input = Tensor | Mapping[str, Tensor]

@@ -86,8 +86,8 @@ class Plan:
         (shape,) = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device), inputs[-1])
         pool = pooling(stage, shape) if any(self.pools) else None
         spec = HeadSpec(
-            pooled(shape, pool), self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before),
-            Shape(inputs[-1]), pool is not None,
+            pooled(shape, pool), self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels,
+            tuple(before), Shape(inputs[-1]), pool is not None,
         )  # fmt: skip
         return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views, [pool])
 

@@ -19,8 +19,8 @@ from kit.data.image_files import ImageFiles
 from kit.data.noise import check_labels, check_noise, corrupt
 from kit.data.own import SOURCES, checked_pair, known_dataset, set_aside
 from kit.data.readers import DATASETS
-from kit.data.stratified import stratified
-from kit.data.text_files import TEXT_DATASETS, Texts, apart
+from kit.data.stratified import apart, stratified
+from kit.data.text_files import TEXT_DATASETS, Texts
 from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
 from kit.data.views import VIEWS, View
 from kit.errors import unknown

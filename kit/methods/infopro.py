@@ -77,8 +77,8 @@ def infopro_objective(
         return dgl_objective(spec, aux, **own)
     if decoder == "images" and spec.of_texts:
         raise ValueError(
-            f"infopro reconstructs images, and inputs of shape {tuple(spec.image)} are none: give decoder='none', which "
-            "leaves its task loss, or choose another method"
+            f"infopro reconstructs images, and inputs of shape {tuple(spec.image)} are none: give decoder='none', "
+            "which leaves its task loss, or choose another method"
         )
     if decoder == "images" and (spec.pixels is None or not spec.image.is_map):
         raise ValueError(

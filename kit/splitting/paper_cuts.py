@@ -14,7 +14,7 @@ PAPER_CUTS = MappingProxyType(
         for k in range(12)
     }
 )
-"""DeInfoReg's (arXiv 2506.18193): VGG in four groups, ResNets with a block per stage; of texts word vectors and each layer."""
+"""DeInfoReg's (arXiv 2506.18193): VGG in four groups, ResNets by stage; of texts the word vectors and each layer."""
 
 
 def _behind(pairs: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _copy_attr
@@ -60,19 +61,20 @@ def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
         leave = line.carried[cut] if cut else line.result
         part = fx.Graph()
         copies = {entry: part.placeholder("x")} if entry else {}
-        if entry:  # what any stage can compute, this one does where it needs it
+        if entry:
             copies |= {node: part.placeholder("mask") for node in line.nodes[1:] if node.op == "placeholder"}
-
-        def copied(node: fx.Node) -> fx.Node:
-            if node not in copies:
-                copies[node] = part.node_copy(node, copied)
-            return copies[node]
-
         for node in line.nodes[start:end]:
-            copied(node)
+            _copy(node, part, copies)
         part.output(copies[leave])
         yield part
         start, entry = end, leave
+
+
+def _copy(node: fx.Node, part: fx.Graph, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+    """Copy a node into a stage's graph, and before it what any stage can compute and this one has not yet."""
+    if node not in copies:
+        copies[node] = part.node_copy(node, partial(_copy, part=part, copies=copies))
+    return copies[node]
 
 
 def split_classifier(stage: nn.Module, num_classes: int, pool: bool = True) -> tuple[nn.Module, nn.Module | None]:

@@ -47,7 +47,7 @@ def same_random_numbers(seed: int) -> Iterator[None]:
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to torch.nn layers, torchvision.ops and what has a `feature`, and notes in `meta["path"]` where each node comes from."""
+    """Traces down to torch.nn layers, torchvision.ops and what has a `feature`; `meta["path"]` is a node's place."""
 
     proxy_buffer_attributes = True  # a buffer is read in the graph, not copied into it as a constant
 
