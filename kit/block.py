@@ -224,7 +224,7 @@ class Block(nn.Module):
     def _misfit(self, signal: Signal, error: Exception) -> str | None:
         """Return what is wrong with a signal that the block failed on, or None where that has another cause."""
         h, weight = signal.h, next(self.parameters(), signal.h)
-        if self.shapes and tuple(h.shape[1:]) != self.shapes[0]:
+        if self.shapes and "mask" not in signal.views and tuple(h.shape[1:]) != self.shapes[0]:
             made = ", ".join(map(str, self.shapes[0]))
             return (
                 f"activations of shape {tuple(h.shape)}, but was made for (B, {made}): give inputs of the example's "

@@ -27,8 +27,9 @@ def data(texts):
 
 def config(dataset, model, method="greedy", **more):
     own = {"width": 0.05, "optimizer": "adam", "lr": 0.01, "precision": "fp32", "num_blocks": 3, "output": None}
+    own["backbone_options"] = MODELS[model]
     return kit.RunConfig(
-        dataset=dataset, max_tokens=20, backbone=model, backbone_options=MODELS[model], method=method,
+        dataset=dataset, max_tokens=20, backbone=model, method=method,
         **own | {"epochs": 1, "batch_size": 32} | more,
     )  # fmt: skip
 

@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 
 TOPICS = {
-    "cooking": "boil butter flour oven salt simmer spoon stir sugar whisk".split(),
-    "sailing": "anchor boat deck harbour mast sail tide wave wind wreck".split(),
-    "sewing": "button cloth fold hem needle pin seam stitch thread zip".split(),
+    "cooking": ["boil", "butter", "flour", "oven", "salt", "simmer", "spoon", "stir", "sugar", "whisk"],
+    "sailing": ["anchor", "boat", "deck", "harbour", "mast", "sail", "tide", "wave", "wind", "wreck"],
+    "sewing": ["button", "cloth", "fold", "hem", "needle", "pin", "seam", "stitch", "thread", "zip"],
 }
-COMMON = "a and first in it of on the then to with".split()
+COMMON = ["a", "and", "first", "in", "it", "of", "on", "the", "then", "to", "with"]
 
 
 def write_table(file: Path, count: int = 240) -> Path:

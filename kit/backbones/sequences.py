@@ -61,7 +61,8 @@ class BiLSTM(nn.Module):
         # Two passes over what is padded: on the CPU a third faster than packed sequences, and memory can be planned.
         place, length = torch.arange(h.shape[1], device=h.device), mask.sum(1, keepdim=True)
         turned = torch.where(place < length, length - 1 - place, place)[..., None]
-        (ahead, _), (back, _) = self.ahead(h), self.back(h.take_along_dim(turned, 1))
+        with torch.autocast("cpu", enabled=False):  # without bf16 units, oneDNN has no such LSTM
+            (ahead, _), (back, _) = self.ahead(h.float()), self.back(h.float().take_along_dim(turned, 1))
         return torch.cat([ahead, back.take_along_dim(turned, 1)], dim=2)
 
 

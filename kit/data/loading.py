@@ -76,7 +76,7 @@ class DataSettings:
     views: Sequence[Annotated[str, Field(description="the name of a view")]] | None = None
     """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
     them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns; of texts
-    `firstN` and `afterN` words, and fields."""
+    `firstN` and `afterN` words, fields, and `whole`."""
 
     def __post_init__(self) -> None:
         check(self)

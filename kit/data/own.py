@@ -134,10 +134,9 @@ def read_texts(path: str, image_size: int | None, root: Path, download: bool) ->
     elif file.is_file():
         table = text_table(file)
         if label not in table:
-            raise ValueError(f"{file}: {unknown('label column', label, table.columns)}; name it as text:{name}#COLUMN")
-        classes = sorted(table[label].unique())
-        y = torch.tensor([*table[label].map({name: k for k, name in enumerate(classes)})])
-        texts = Texts({name: table[name].tolist() for name in table if name != label} or {"text": []})
+            raise ValueError(f"{file}: {unknown('label column', label, table)}; name it as text:{name}#COLUMN")
+        classes = sorted({*(labels := table.pop(label))})
+        y, texts = torch.tensor([*map(classes.index, labels)]), Texts(table or {"text": []})
     else:
         raise FileNotFoundError(f"{file} is not there: text:PATH takes a CSV or Parquet file, or a folder of folders")
     if len(classes) < 2 or len(texts) < len(y) or "" in classes:

@@ -1,6 +1,8 @@
 """Datasets of texts: IMDB, AG News and DBpedia, Python's own standard library, and one's own files."""
 
 import ast
+import csv
+import io
 import sysconfig
 import tokenize
 from collections.abc import Iterator, Sequence
@@ -76,33 +78,40 @@ def _from_hub(name: str, hub: str, folder: Path, download: bool):
 
 
 def _labelled(file: Path, fields: Sequence[str], classes: Sequence[str], first: int) -> tuple[Texts, Tensor]:
-    table = text_table(file, header=None, names=["label", *fields])
+    table = text_table(file, ["label", *fields])
     known = {str(first + k): k for k in range(len(classes))}
-    labels = table["label"].map(known)
-    if len(wrong := table.index[labels.isna()]):
-        label = table["label"][wrong[0]]
-        raise ValueError(f"{file}, row {wrong[0] + 1}: label {label!r}, but labels are {first} to {list(known)[-1]}")
-    return Texts({name: table[name].tolist() for name in fields}), torch.from_numpy(labels.to_numpy("int64"))
+    for row, label in enumerate(labels := table.pop("label"), 1):
+        if label not in known:
+            raise ValueError(f"{file}, row {row}: label {label!r}, but labels are {first} to {[*known][-1]}")
+    return Texts(table), torch.tensor([known[label] for label in labels])
 
 
-def text_table(file: Path, **how: object):
-    """Return a CSV or Parquet file as a table of texts; ValueError names the line or row that cannot be."""
-    import pandas as pd
+def text_table(file: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Return the columns of a CSV or Parquet file, which its first row names unless `names` do, as texts.
 
+    Raises ValueError naming the line that is not UTF-8, and the row that has other columns or lacks one.
+    """
     if file.suffix == ".parquet":
-        table = pd.read_parquet(file)
-    else:
-        _check_utf8(file)
-        try:
-            table = pd.read_csv(file, dtype=str, keep_default_na=False, index_col=False, **how)
-        except ValueError as error:  # pandas' errors of parsing are such
-            raise ValueError(f"{file} is not such a table: {error}") from error
-    if len(missing := table.index[table.isna().any(axis=1)]):
-        raise ValueError(f"{file}, row {missing[0] + 1} lacks a label or a text, as do {len(missing)} rows in all")
-    return table.astype(str)
+        import pandas as pd
+
+        rows = pd.read_parquet(file)
+        if len(missing := rows.index[rows.isna().any(axis=1)]):
+            raise ValueError(f"{file}, row {missing[0] + 1} lacks a label or a text, as do {len(missing)} rows in all")
+        return {str(name): rows[name].astype(str).tolist() for name in rows}
+    try:
+        table = [row for row in csv.reader(io.StringIO(read_text(file), newline=""), strict=True) if row]
+    except csv.Error as error:
+        raise ValueError(f"{file} is no CSV file: {error}") from error
+    names = names or (table.pop(0) if table else [])
+    for number, row in enumerate(table, 1):
+        if len(row) != len(names):
+            raise ValueError(f"{file}, row {number} has {len(row)} columns, but there are {len(names)}: {list(names)}")
+    if not table:
+        raise ValueError(f"{file} has no rows")
+    return dict(zip(names, map(list, zip(*table, strict=True)), strict=True))
 
 
-def _check_utf8(file: Path) -> str:
+def read_text(file: Path) -> str:
     """Return the text of a file; ValueError names the line that is not UTF-8."""
     for number, line in enumerate(content := file.read_bytes().splitlines(keepends=True), 1):
         try:
@@ -118,7 +127,7 @@ def texts_in_folders(base: Path, classes: Sequence[str]) -> tuple[Texts, Tensor]
     for number, name in enumerate(classes):
         if not (files := sorted((base / name).rglob("*.txt"))):
             raise FileNotFoundError(f"{base / name} holds no .txt file: a folder per class holds a file per text")
-        texts += map(_check_utf8, files)
+        texts += map(read_text, files)
         labels += [number] * len(files)
     return Texts({"text": texts}), torch.tensor(labels)
 

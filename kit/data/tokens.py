@@ -80,12 +80,12 @@ def rest(tokens: Tensor, count: int) -> Tensor:
 def field(tokens: Tensor, number: int) -> Tensor:
     """Return one field of each text, counted from 0."""
     own = ((tokens == SPLIT).cumsum(1) == number) & (tokens > 0) & (tokens != SPLIT)
-    return whole((tokens * own).take_along_dim((~own).byte().argsort(1, stable=True), 1))
+    return whole((tokens * own).take_along_dim((~own).byte().argsort(dim=1, stable=True), 1))
 
 
 def text_views(fields: Sequence[str], asked: Iterable[str]) -> Mapping[str, View]:
     """Return the views of texts by name: the whole, each field, and of those `asked` for `firstN` and `afterN`."""
-    views: dict[str, View] = {"image": whole, "text": whole, "first32": partial(beginning, count=32)}
+    views: dict[str, View] = {"image": whole, "whole": whole, "first32": partial(beginning, count=32)}
     views |= {"after32": partial(rest, count=32), **{name: partial(field, number=k) for k, name in enumerate(fields)}}
     for name in asked:
         if found := re.fullmatch(r"(first|after)([1-9]\d{0,5})", name):
@@ -125,7 +125,7 @@ def word_vectors(file: Path, words: Sequence[str], draw: Generator) -> Tensor:
                 try:
                     found[number[word]] = torch.tensor([*map(float, values)])
                 except ValueError:
-                    raise ValueError(f"{file}, line {k}: {line[:40]!r}… is not a word and numbers") from None
+                    raise ValueError(f"{file}, line {k}: {line[:40].rstrip()!r}… is not a word and numbers") from None
     if not found:
         raise ValueError(f"{file} has none of the {len(words)} words of the vocabulary: is it of this language?")
     vectors = 0.1 * torch.randn(len(words), width, generator=draw)
