@@ -44,7 +44,7 @@ def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     return x, y.long()
 
 
-def set_aside(x: Tensor | Texts, y: Tensor) -> tuple[Pair, Pair]:
+def set_aside(x: Any, y: Tensor) -> tuple[Pair, Pair]:
     """Return the data without a fixed, stratified fifth, and that fifth: the test split of data that have none."""
     test, train = stratified(y, max(1, len(y) // 5), generator("own", "test"), proportional=True)
     return (x[train], y[train]), (x[test], y[test])
