@@ -57,11 +57,11 @@ def report(measured: dict, delays: Sequence[float], depth: int) -> list[dict]:
     print(f"cuts: {measured['cuts']}; micro-batches: {measured['micro']}")
     for metric in ("steps per second", "share of its speed without delay"):
         print(f"\nmeasured, K=2: {metric}, median (min to max)")
-        table(delays, ("ours", "fdg", "1f1b", "gpipe"), lambda name, d: found[f"{name}, {d} s", metric])
+        table(delays, ("ours", "fdg", "1f1b", "gpipe"), lambda name, d, metric=metric: found[f"{name}, {d} s", metric])
     for count in (2, 4, 8):
         print(f"\npredicted, K={count}: steps per second")
         case = f"{{}}, {{}} s, K={count}".format
-        table(delays, ("ours", "fdg", "1f1b"), lambda n, d: found[case(n, d), "predicted steps per second"])
+        table(delays, ("ours", "fdg", "1f1b"), lambda n, d, case=case: found[case(n, d), "predicted steps per second"])
     return rows
 
 

@@ -23,7 +23,7 @@ def table() -> str:
     Weights added and peak memory are those of ResNet-32 in 4 blocks (InfoPro's cuts) on 10 classes and batches of
     128 colour images of 32×32, with AdamW and each method's own defaults; memory as planned, in shares of backprop's.
     """
-    nets = {name: _net(name) for name, method in REGISTRY.items() if not method.delay}
+    nets = {name: _net(name) for name in REGISTRY}
     peaks = {name: memory.plan(net, SHAPE).peak for name, net in nets.items()}
     plain = parameters(backbone("resnet32"))
     lines = [HEAD, ["---"] * len(HEAD)]
