@@ -2,10 +2,10 @@
 
     python benchmarks/link_delay.py [--quick] [--out FILE] [--windows 7] [--depth 16]
 
-Two processes with one thread each, as in `pipeline.py`; vgg-paper at a tenth of its width and batches of 32, so that a
+Two processes with one thread each, as in `pipeline.py`; vgg-paper at a tenth of its width and batches of 8, so that a
 step is not long beside a link. The decoupled net (a local loss) has `depth` receives posted; with fewer a step takes
 delay / depth at least. GPipe and 1F1B do not wait for what they send, and have the number of micro-batches that is best
-at that delay. All cases are measured in turn, window after window, for two seconds each; a row's value is the median.
+at that delay. All cases are measured in turn, window after window, for a second each; a row's value is the median.
 
 Predicted (`kit.pipeline.simulate`) for 2, 4 and 8 ranks, where the same work is divided evenly: from what blocks take
 while both ranks work, and for 1F1B from its operations at each number of micro-batches, whichever is best. For 2 ranks
@@ -26,8 +26,8 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--depth", type=int, default=16, help="signals of the decoupled net that may be under way")
     args = parser.parse_args()
-    settings = SETTINGS | {"width": 0.1, "batch": 32, "method": "greedy", "depth": args.depth, "delays": DELAYS}
-    settings |= {"windows": args.windows, "seconds": 2.0}
+    settings = SETTINGS | {"width": 0.1, "batch": 8, "method": "greedy", "depth": args.depth, "delays": DELAYS}
+    settings |= {"windows": args.windows, "seconds": 1.0}
     if args.quick:
         settings |= {"windows": 2, "seconds": 0.5, "delays": (0.0, 0.05)}
     measured = measure(settings)
