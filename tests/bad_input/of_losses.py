@@ -1,5 +1,7 @@
 """Pure losses, heads, and the options of methods."""
 
+from functools import partial
+
 import torch
 
 import kit
@@ -79,6 +81,10 @@ def on(method):
     return lambda **options: kit.decouple(kit.split(MODEL, 3, X), method, 10, X, pixels=torch.sigmoid, **options)
 
 
+def predicted(**options):
+    return on("fdg")(weights="predicted", **options)
+
+
 CASES = [
     *(
         Case(f"losses.{name}({what})", words, lambda f=f, z=z: f(z))
@@ -123,6 +129,11 @@ CASES = [
     *(case for method, table in OPTIONS.items() for case in settings(f"decouple(…, {method!r})", on(method), table)),
     *settings("Delay", lambda **o: Delay(**{"unlocked": True, "weights": "mixed"} | o), DELAY),
     Case("decouple(…, 'fdg', precision='bf16')", "weights='mixed'", lambda: on("fdg")(precision="bf16")),
+    *(
+        Case(f"decouple(…, 'fdg', weights='predicted', {given})", "by sgd's momentum", partial(predicted, **given))
+        for given in [{"optimizer": name} for name in ("adam", "adamw", "nadam", "lars", "muon")]
+        + [{}, {"optimizer": "sgd", "momentum": 0.0}]
+    ),
     Case("decouple(…, 'fdg', context='E')", "context='E'", lambda: on("fdg")(context="E")),
     Case("decouple(…, 'fdg', weight='mixed')", "did you mean 'weights'", lambda: on("fdg")(weight="mixed")),
     Case(
