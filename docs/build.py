@@ -15,6 +15,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
 import pandas as pd
 
 from kit.notebook import run_notebook
@@ -23,6 +24,10 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LESSONS, PAGES, SITE = DOCS / "lessons", DOCS / "tables", DOCS / "_build/html"
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+QUICK = (
+    "*This page was made by a quick run, which shows what is done but not the numbers: where the text says what one "
+    "should see, it speaks of the run in full.*"
+)
 LIVE = (
     "\n\n*Sliders move where the lesson runs: `make lab`, or the badges at its top. Here their picture stands still.*\n"
 )
@@ -39,8 +44,11 @@ def run_lessons(full: bool) -> None:
         if out.exists() and stamp.exists() and stamp.read_text() == key:
             continue
         print(f"running {notebook.stem}", flush=True)
-        given = {"output": str(ROOT / "runs/docs" / notebook.stem), "quick": not full}
-        run_notebook(notebook, out, given)
+        run_notebook(notebook, out, {"output": f"runs/docs/{notebook.stem}", "quick": not full})
+        if not full:
+            shown = nbformat.read(out, 4)
+            shown.cells.insert(1, nbformat.v4.new_markdown_cell(QUICK))
+            nbformat.write(shown, out)
         stamp.write_text(key)
 
 
