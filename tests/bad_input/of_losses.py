@@ -43,7 +43,7 @@ OF_LABELS = {
     "supervised_contrast": lambda y: losses.supervised_contrast(Z, y),
     "deinforeg": lambda y: losses.deinforeg(Z, y, 10),
 }
-OUTSIDE = [("negative", Y - 1, "labels from -1"), ("too large", Y + 3, "labels from 3 to 10")]
+OUTSIDE = [("negative", Y - 1, "labels: -1 at position"), ("too large", Y + 3, "labels: 10 at position 7…10 classes")]
 CLASSES = [0, 1, -3, 2.5, 10.0, "10", None, True, NAN]
 SHAPES = [(), (0,), (1.5,), (-4, 8, 8), ("3",), 3, None, "3", (4, 4, 0)]
 WIDTHS = {"widths": [(), (0,), (-8,), (8.0,), ("8",), 256, None, "8", (8, None)], "pool": [0, -1, "2", 1.5, True]}
