@@ -135,22 +135,22 @@ def answers_to(net, data, text: str, threshold: float) -> Picture:
     are those that the net reads; one that it does not know is a question mark.
     """
     tokens = data.encode([text])
-    shares = [logits[0].softmax(0).cpu() for logits in net.predict(tokens.to(net.device))]
+    shares = [logits[0].softmax(0).cpu().numpy() for logits in net.predict(tokens.to(net.device))]
     left = next((k for k, own in enumerate(shares) if own.max() >= threshold), len(shares) - 1)
     figure = Picture(figsize=(9.6, 4.4))  # laid out by hand: drawn at each letter that is typed
     axes = figure.subplots(1, len(shares), sharex=True, sharey=True, squeeze=False)[0]
-    figure.subplots_adjust(left=0.16, right=0.985, bottom=0.13, top=0.74, wspace=0.08)
+    figure.subplots_adjust(left=0.16, right=0.965, bottom=0.1, top=0.79, wspace=0.08)
     for k, (panel, own) in enumerate(zip(axes, shares, strict=True)):
         best = int(own.argmax())
         colours = np.where(np.arange(len(own)) == best, "#de8f05" if k == left else "#0173b2", "0.75")
         panel.barh(range(len(own)), own, color=colours)
-        panel.set_title(f"exit {k + 1}{': leaves' if k == left else ''}\n{data.classes[best]}, {own[best]:.0%} sure")
+        panel.set_title(f"exit {k + 1}{': leaves' if k == left else ''}\n{data.classes[best]}, {own[best]:.0%}")
         panel.title.set(fontsize="small", fontweight="bold" if k == left else "normal")
         panel.set(xlim=(0, 1), yticks=range(len(own)), yticklabels=data.classes)
-        panel.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"], fontsize="small")
+        panel.set_xticks([0, 0.5], ["0", "50 %"], fontsize="small")
     axes[0].invert_yaxis()
     read = " ".join(data.words[number] for number in tokens[0])
-    figure.suptitle(textwrap.shorten(read, 88, placeholder=" …"), fontsize="small", y=0.97)
+    figure.suptitle("read as: " + textwrap.shorten(read, 80, placeholder=" …"), fontsize="small", y=0.97)
     return figure
 
 
