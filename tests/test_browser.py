@@ -50,6 +50,7 @@ FIGURES = {  # the figures of every lesson, its explorer's left out
     "06_local_losses_and_context": 5,
     "07_delayed_gradients": 7,
     "08_pipeline_throughput": 4,
+    "09_text": 5,
     "explore_embeddings": 3,
 }
 SEEN = """image => {
@@ -260,6 +261,23 @@ def test_explore_embeddings(page, lab):
     shot(page, "embedding_explorer_4_hover")
     no_errors(page)
     look_at_figures(page, "explore_embeddings")
+
+
+def test_text(page, lab):
+    run_all(page, lab("09_text"))
+    figure, box = page.locator(".widget-image").last, page.locator(".widget-text input").last
+    shot(page, "sentence_box_1_opened")
+    before = pixels(figure)
+    box.fill("")
+    box.press_sequentially("close the socket", delay=50)
+    changed(figure, before, page)
+    shot(page, "sentence_box_2_typed")
+    before = pixels(figure)
+    slider(page, "sure enough").press("Home")  # all is sure enough: the text leaves at the first exit
+    changed(figure, before, page, least=0.0005)
+    shot(page, "sentence_box_3_slider")
+    no_errors(page)
+    look_at_figures(page, "09_text")
 
 
 @pytest.mark.parametrize(("name", "control", "key"), ONE_PICTURE)

@@ -45,7 +45,8 @@ def test_a_layers_gradient_is_that_of_all_its_weights(data, method):
     found = texts.layer_gradients(net, x, y)
     assert found["depth"].tolist() == [1, 2, 3, 4] and (found["value"] > 0).all()
     second = ("blocks.0.body.1" if method == "bp" else "blocks.1.body.0") + "."
-    own = gradient_profile(net, x, y).query("layer.str.startswith(@second)")["value"]
+    rows = gradient_profile(net, x, y)
+    own = rows.loc[rows["layer"].str.startswith(second), "value"]
     assert len(own) == 2 and found["value"][1] == pytest.approx((own**2).sum() ** 0.5), "both directions"
 
 
