@@ -67,9 +67,10 @@ def shares_by_exit(rows: pd.DataFrame, by: str, lines: Mapping[str, float] | Non
             if panel is axes[0]:
                 panel.annotate(line, (1, value), (0, 3), va="bottom", ha="left", color="0.35", fontsize="small",
                                textcoords="offset points")  # fmt: skip
-        panel.set(title=name, xlabel="exit (1: word vectors)", ylabel="share")
+        panel.set(title=name, xlabel="exit (1: word vectors)", ylabel="share of the texts")
         whole_numbers(panel.xaxis)
-        percent(panel.yaxis)
+        percent(panel.yaxis, decimals=0)
+    axes[0].set_ylim(0)
     label_lines(axes[-1], looks(rows["method"]))
     return figure
 
@@ -109,8 +110,8 @@ def sentences(rows: pd.DataFrame, truth: Sequence[str]) -> Picture:
     for k in range(num_exits):
         panel.text(0.48 + (k + 0.5) * wide, -0.3, f"exit {k + 1}", ha="center", va="center", fontweight="bold")
     for y, (row, true) in enumerate(zip(rows.itertuples(), truth, strict=True)):
-        shown = textwrap.shorten(row.words, 92, placeholder=" …")
-        panel.text(0, y + 0.36, textwrap.fill(shown, 52), va="center", fontsize=9.5, linespacing=1.0)
+        shown = textwrap.shorten(row.words, 108, placeholder=" …")
+        panel.text(0, y + 0.36, textwrap.fill(shown, 60), va="center", fontsize=9.5, linespacing=1.0)
         panel.text(0, y + 0.84, f"{true}; counts most: {row.weighty}", va="center", fontsize=9.5, color="0.4")
         for k, (answer, sure) in enumerate(zip(row.answers, row.sure, strict=True)):
             seen = k < row.exit
@@ -118,9 +119,10 @@ def sentences(rows: pd.DataFrame, truth: Sequence[str]) -> Picture:
             panel.add_patch(box)
             if k + 1 == row.exit:
                 panel.add_patch(Rectangle(box.xy, wide - 0.006, 0.88, fill=False, ec="black", lw=2.5))
+            mark = " ✓" if answer == true else ""
             ink = (RIGHT if answer == true else WRONG) if seen else "0.7"
-            panel.text(box.xy[0] + wide / 2, y + 0.5, f"{answer}\n{sure:.0%}", ha="center", va="center", color=ink,
-                       fontsize=9.5)  # fmt: skip
+            panel.text(box.xy[0] + wide / 2, y + 0.5, f"{answer}\n{sure:.0%}{mark}", ha="center", va="center",
+                       color=ink, fontsize=9.5)  # fmt: skip
     said = [f"'{textwrap.shorten(r.words, 60)}' is {t}, leaves at exit {r.exit} as {r.answers[r.exit - 1]}, "
             f"{r.sure[r.exit - 1]:.0%} sure" for r, t in zip(rows.itertuples(), truth, strict=True)]  # fmt: skip
     figure.about = "what each exit says of texts: " + "; ".join(said)

@@ -125,6 +125,7 @@ def quick_copy(notebook, copy, output):
     assert {"quick", "output"} <= set(declared)
     place = next(i for i, cell in enumerate(read.cells) if "parameters" in cell.metadata.get("tags", []))
     small = "; width = 0.0625" if "width" in declared and declared["width"].default == 0.25 else ""
+    small += "; epochs, grow_epochs = 1, 2" if "grow_epochs" in declared else ""
     read.cells.insert(place + 1, nbformat.v4.new_code_cell(f"quick, output = True, {str(output)!r}{small}"))
     nbformat.write(read, copy)
 

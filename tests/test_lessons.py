@@ -125,7 +125,7 @@ def test_pipeline_throughput(tmp_path):
 
 @pytest.mark.slow
 def test_text_and_its_solutions(tmp_path):
-    out = run_quick("09_text", tmp_path, epochs=2)
+    out = run_quick("09_text", tmp_path, epochs=1, grow_epochs=2)
     assert pictures(out) == 6, "five figures, and the static one in the box's place"
     tables = {path.stem: pd.read_parquet(path) for path in tmp_path.glob("*.parquet")}
     assert {"history", "gradients", "noise", "growth", "sentences"} == tables.keys()
