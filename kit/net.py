@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import exits, growth
-from kit.block import Block, Visit, walk
+from kit.block import Block
 from kit.delayed import DelayedBlock, tick, ticking
 from kit.errors import unknown
 from kit.losses import check_class_numbers
@@ -15,6 +15,7 @@ from kit.modules import evaluating
 from kit.plan import Plan, Views
 from kit.settings import typed
 from kit.signal import Signal
+from kit.walk import Visit, walk
 
 Input = Tensor | Mapping[str, Tensor]
 """Inputs (B, …), or several views of the same samples by name, of which `x` enters the first block."""
@@ -153,7 +154,7 @@ class Net(nn.Module):
             self.stepping = False
 
     def walk(self, signal: Signal, losses: bool = False) -> Generator[Visit, Tensor | None, None]:
-        """Visit every stage of every block, learning nothing: `kit.block.walk`."""
+        """Visit every stage of every block, learning nothing: `kit.walk.walk`."""
         return walk(self, signal, losses)
 
     @torch.no_grad()

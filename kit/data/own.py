@@ -44,7 +44,7 @@ def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     return x, y.long()
 
 
-def set_aside(x: Tensor | Texts, y: Tensor) -> tuple[Pair, Pair]:
+def set_aside(x: Any, y: Tensor) -> tuple[Pair, Pair]:
     """Return the data without a fixed, stratified fifth, and that fifth: the test split of data that have none."""
     test, train = stratified(y, max(1, len(y) // 5), generator("own", "test"), proportional=True)
     return (x[train], y[train]), (x[test], y[test])
@@ -120,7 +120,7 @@ def _take(x: Tensor, at: list[int]) -> Tensor:
     return x[:, at]
 
 
-def read_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
+def read_own_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
     """Read one's own texts: a folder per class of .txt files, or a CSV or Parquet file of texts with a column `label`.
 
     The label may be another column, named as `FILE#COLUMN`; all others are fields. A fixed fifth is the test split.
@@ -144,5 +144,5 @@ def read_texts(path: str, image_size: int | None, root: Path, download: bool) ->
     return *set_aside(texts, y), tuple(classes)
 
 
-SOURCES = {"folder": read_folder, "table": read_table, "text": read_texts}
+SOURCES = {"folder": read_folder, "table": read_table, "text": read_own_texts}
 """Kinds of one's own data, `KIND:PATH`, with their readers."""

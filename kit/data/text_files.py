@@ -99,7 +99,7 @@ def text_table(file: Path, names: Sequence[str] | None = None) -> dict[str, list
             raise ValueError(f"{file}, row {missing[0] + 1} lacks a label or a text, as do {len(missing)} rows in all")
         return {str(name): rows[name].astype(str).tolist() for name in rows}
     try:
-        table = [row for row in csv.reader(io.StringIO(read_text(file), newline=""), strict=True) if row]
+        table = [row for row in csv.reader(io.StringIO(utf8_text(file), newline=""), strict=True) if row]
     except csv.Error as error:
         raise ValueError(f"{file} is no CSV file: {error}") from error
     names = names or (table.pop(0) if table else [])
@@ -111,7 +111,7 @@ def text_table(file: Path, names: Sequence[str] | None = None) -> dict[str, list
     return dict(zip(names, map(list, zip(*table, strict=True)), strict=True))
 
 
-def read_text(file: Path) -> str:
+def utf8_text(file: Path) -> str:
     """Return the text of a file; ValueError names the line that is not UTF-8."""
     for number, line in enumerate(content := file.read_bytes().splitlines(keepends=True), 1):
         try:
@@ -127,7 +127,7 @@ def texts_in_folders(base: Path, classes: Sequence[str]) -> tuple[Texts, Tensor]
     for number, name in enumerate(classes):
         if not (files := sorted((base / name).rglob("*.txt"))):
             raise FileNotFoundError(f"{base / name} holds no .txt file: a folder per class holds a file per text")
-        texts += map(read_text, files)
+        texts += map(utf8_text, files)
         labels += [number] * len(files)
     return Texts({"text": texts}), torch.tensor(labels)
 

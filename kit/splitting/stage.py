@@ -33,9 +33,9 @@ class Stage(nn.Module):
         self.takes_mask = any(node.target == "mask" for graph in graphs for node in graph.nodes)
         self._compile()
 
-    def forward(self, x: Tensor, *mask: Tensor) -> Tensor:
-        """Run the nodes of the current mode on `x` (B, …)."""
-        return self._forwards[0 if self.training else -1](self, x, *mask)
+    def forward(self, x: Tensor, *reads: Tensor) -> Tensor:
+        """Run the nodes of the current mode on `x` (B, …), and what else they read: the mask."""
+        return self._forwards[0 if self.training else -1](self, x, *reads)
 
     def _compile(self) -> None:
         self._forwards = [type(fx.GraphModule(self, graph)).forward for graph in self._graphs]

@@ -1,0 +1,99 @@
+"""Every method on LSTM and Transformer: the test accuracy of the last exit, and of the one best on validation.
+
+    python benchmarks/text_accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 5]
+
+Functions of Python's standard library, labelled by package (`stdlib`), a narrow network of word vectors and three
+layers, cut into four blocks; the same data, budget and optimizer for all, beside the majority class and a logistic
+regression on bags of words. A row a run goes into the CSV as soon as it is there, so the benchmark can be stopped, and
+started again to go on.
+"""
+
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+import pandas as pd
+from _harness import ROOT, arguments
+
+SETTINGS = {
+    "dataset": "stdlib", "max_tokens": 60, "width": 0.2, "num_blocks": 4, "epochs": 15, "batch_size": 32,
+    "optimizer": "adam", "lr": 1e-3, "precision": "fp32", "output": None,
+}  # fmt: skip
+COLUMNS = ["backbone", "method", "seed"]
+
+
+def main() -> None:
+    from kit.files import atomic
+    from kit.methods import REGISTRY
+
+    parser = arguments(__doc__, "text_accuracy")
+    parser.set_defaults(out=ROOT / "benchmarks/results/text_accuracy.csv")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, a thread each")
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    settings = SETTINGS | ({"epochs": 1, "limit": 240} if args.quick else {})
+    args.out = ROOT / "runs/benchmarks/text_accuracy.csv" if args.quick else args.out
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else baselines(settings)
+    done = {tuple(row[column] for column in COLUMNS) for row in rows}
+    methods = [name for name in REGISTRY if name not in ("infopro", "pipedream")]
+    planned = [(b, m, s) for s in range(args.seeds) for m in methods for b in ("lstm", "transformer")]
+    with ProcessPoolExecutor(args.jobs) as pool:
+        waited = [pool.submit(measure, settings, *cell) for cell in planned if cell not in done]
+        for future in as_completed(waited):
+            rows.append(future.result())
+            with atomic(args.out) as temporary:
+                pd.DataFrame(rows).sort_values(COLUMNS).to_csv(temporary, index=False, float_format="%.5f")
+            print(rows[-1], flush=True)
+    print(summary(pd.DataFrame(rows)).to_string())
+
+
+def measure(settings: dict, backbone: str, method: str, seed: int) -> dict:
+    """Train one net and return its row."""
+    import torch
+
+    import kit
+    from kit.train import build
+    from kit.train.run import evaluate
+
+    torch.set_num_threads(1)
+    config = kit.RunConfig(**settings, backbone=backbone, method=method, seed=seed)
+    loaded = kit.load_data(config)
+    net = build(config, loaded)
+    kit.fit(net, loaded, config)
+    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
+    best = max(range(len(val)), key=val.__getitem__)
+    found = {"last": test[-1], "best": test[best], "best_exit": best + 1}
+    return dict(zip(COLUMNS, (backbone, method, seed), strict=True)) | found
+
+
+def baselines(settings: dict) -> list[dict]:
+    """Return the rows of the majority class, and of a logistic regression on counts of the same words."""
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    import kit
+
+    data = kit.load_data(kit.RunConfig(**settings))
+    words = torch.arange(len(data.words))
+    (x, y), (test_x, test_y) = (
+        (torch.stack([torch.bincount(row, minlength=len(words)) for row in split.images.long()])[:, 1:], split.labels)
+        for split in (data.train, data.test)
+    )
+    right = LogisticRegression(max_iter=2000).fit(x, y).score(test_x, test_y)
+    most = (test_y == y.bincount().argmax()).float().mean().item()
+    rows = [("majority class", most), ("bag of words", right)]
+    return [{"backbone": "none", "method": name, "seed": 0, "last": share, "best": share} for name, share in rows]
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return, by network and method, mean and half the 95 % interval (Student's t) of both accuracies, in percent."""
+    from scipy.stats import t
+
+    percent = table.assign(last=100 * table["last"], best=100 * table["best"])
+    groups = percent.groupby(["backbone", "method"])[["last", "best"]]
+    mean, count = groups.mean(), groups.count()
+    half = groups.std() / count**0.5 * t.ppf(0.975, (count - 1).clip(lower=1))
+    return mean.join(half, rsuffix=" ±").join(groups.size().rename("n")).round(1)
+
+
+if __name__ == "__main__":
+    main()
