@@ -147,6 +147,19 @@ EXERCISES = {
         "more than that: with K ranks and m micro-batches, m of m + K - 1 rounds are work",
         "a gap is left: with K ranks and m micro-batches, K - 1 rounds are waiting",
     ),
+    "09.1": between(
+        "by how much the first exit's accuracy changes", -0.004, 0.004,
+        "less change than that: are all words still there, and the zeros still behind them? What does a mean see?",
+    ),
+    "09.2": between(
+        "the largest difference of a probability", 0.0, 1e-4,
+        "a difference is not negative: take its absolute value",
+        "less than that: are the numbers before the padding the same, and the padding zeros?",
+    ),
+    "09.3": larger(
+        "a pair: how often the first exit is right with 100 words, and with all",
+        "words help: which of the two is which, and are both first exits, of nets trained alike?",
+    ),
     "embeddings.1": between(
         "share of corrupted labels among the 'wrong' answers", 0.5, 1.0,
         "more than that: at the last epoch, of deinforeg's last exit: run.noisy where answer and label differ",

@@ -50,6 +50,7 @@ FIGURES = {  # the figures of every lesson, its explorer's left out
     "06_local_losses_and_context": 5,
     "07_delayed_gradients": 7,
     "08_pipeline_throughput": 4,
+    "09_text": 5,
     "explore_embeddings": 3,
 }
 SEEN = """image => {
@@ -124,6 +125,7 @@ def quick_copy(notebook, copy, output):
     assert {"quick", "output"} <= set(declared)
     place = next(i for i, cell in enumerate(read.cells) if "parameters" in cell.metadata.get("tags", []))
     small = "; width = 0.0625" if "width" in declared and declared["width"].default == 0.25 else ""
+    small += "; epochs, grow_epochs = 1, 2" if "grow_epochs" in declared else ""
     read.cells.insert(place + 1, nbformat.v4.new_code_cell(f"quick, output = True, {str(output)!r}{small}"))
     nbformat.write(read, copy)
 
@@ -260,6 +262,23 @@ def test_explore_embeddings(page, lab):
     shot(page, "embedding_explorer_4_hover")
     no_errors(page)
     look_at_figures(page, "explore_embeddings")
+
+
+def test_text(page, lab):
+    run_all(page, lab("09_text"))
+    figure, box = page.locator(".widget-image").last, page.locator(".widget-text input").last
+    shot(page, "sentence_box_1_opened")
+    before = pixels(figure)
+    box.fill("")
+    box.press_sequentially("close the socket", delay=50)
+    changed(figure, before, page)
+    shot(page, "sentence_box_2_typed")
+    before = pixels(figure)
+    slider(page, "sure enough").press("Home")  # all is sure enough: the text leaves at the first exit
+    changed(figure, before, page, least=0.0005)
+    shot(page, "sentence_box_3_slider")
+    no_errors(page)
+    look_at_figures(page, "09_text")
 
 
 @pytest.mark.parametrize(("name", "control", "key"), ONE_PICTURE)

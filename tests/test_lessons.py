@@ -123,6 +123,18 @@ def test_pipeline_throughput(tmp_path):
     assert set(pd.read_parquet(tmp_path / "scaling.parquet")["num_ranks"]) == {2, 4, 8, 16}
 
 
+@pytest.mark.slow
+def test_text_and_its_solutions(tmp_path):
+    out = run_quick("09_text", tmp_path, epochs=1, grow_epochs=2)
+    assert pictures(out) == 6, "five figures, and the static one in the box's place"
+    tables = {path.stem: pd.read_parquet(path) for path in tmp_path.glob("*.parquet")}
+    assert {"history", "gradients", "noise", "growth", "sentences"} == tables.keys()
+    assert tables["history"].groupby(["backbone", "method"]).ngroups == 6
+    assert set(tables["gradients"]["depth"]) == {*range(1, 10)} and (tables["gradients"]["value"] > 0).all()
+    run_notebook(NOTEBOOKS / "solutions/09_text.ipynb", tmp_path / "solved.ipynb",
+                 {"output": tmp_path / "solved", "quick": True})  # fmt: skip
+
+
 @pytest.mark.parametrize("path", sorted(NOTEBOOKS.rglob("*.ipynb")), ids=lambda path: f"{path.parent.stem}/{path.stem}")
 def test_nothing_is_defined_in_a_notebook(path):
     code = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
