@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,8 +55,9 @@ class Block(nn.Module):
         self.probes = nn.ModuleList(probes)
         self.context = context
         self.shapes, self.frozen = tuple(shapes), False
-        self.keep_x, self.depth, self.keep_views = False, 0, frozenset()  # what later blocks ask: see `Signal.advance`
-        self.keep_entered, self.entered = False, None
+        self.keep_x = self.keep_entered = False  # what later blocks ask, and their views: see `Signal.advance`
+        self.depth, self.keep_views = 0, frozenset[str]()
+        self.entered: Tensor | None = None
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
         apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
@@ -65,7 +66,7 @@ class Block(nn.Module):
         self.schedule: tuple[str, int, int, dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
-        self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
+        self._step_pre_hooks: OrderedDict[int, Callable[[Block, Signal], None]] = OrderedDict()
 
     def forward(self, signal: Signal) -> Tensor:
         """Return the block's output (B, …) for the signal; computes, and changes nothing."""
@@ -77,7 +78,7 @@ class Block(nn.Module):
         self._check_kind(signal)
         if self.context is None:
             return signal.h
-        h = self.context(signal)
+        h: Tensor = self.context(signal)
         self.entered = h.detach() if self.keep_entered else None
         return h
 
@@ -93,17 +94,17 @@ class Block(nn.Module):
 
         Raises ValueError for a signal without labels, and for a single sample where the loss compares samples.
         """
-        self._check_labelled(signal)
-        if self.objective.batch_statistics and len(signal.y) < 2:
+        y = self._labels(signal)
+        if self.objective.batch_statistics and len(y) < 2:
             raise ValueError(
-                f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
+                f"block {self.index + 1} got a batch of {len(y)} sample, but its loss compares samples: give at "
                 "least 2, or use a method without batch statistics such as greedy"
             )
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.computing(signal):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(h, signal)
             for k, (probe, feature) in enumerate(zip(self.probes, inner, strict=True)):
-                terms[f"probe{k}"] = losses.cross_entropy(probe(feature.detach()), signal.y)
+                terms[f"probe{k}"] = losses.cross_entropy(probe(feature.detach()), y)
         return h, terms
 
     def step(self, signal: Signal) -> Signal:
@@ -154,7 +155,7 @@ class Block(nn.Module):
     @property
     def needs(self) -> Needs:
         """What the block asks of those before it."""
-        own = self.context.needs if self.context is not None else Needs()
+        own = cast(Needs, self.context.needs) if self.context is not None else Needs()
         return replace(own, x=own.x or self.objective.needs_x)
 
     def freeze(self) -> None:
@@ -174,7 +175,7 @@ class Block(nn.Module):
         """Return the logits (B, C) that this block alone would answer for its output `h`."""
         return self.objective.readout(h)
 
-    def autocast(self, h: Tensor) -> AbstractContextManager:
+    def autocast(self, h: Tensor) -> torch.autocast:
         """Return the context in which this block computes."""
         return torch.autocast(h.device.type, self.autocast_dtype or torch.bfloat16, self.autocast_dtype is not None)
 
@@ -195,14 +196,15 @@ class Block(nn.Module):
             kind = type(signal).__name__
             raise TypeError(f"block {self.index + 1} takes a signal, but got a {kind}: net.signal(x, y) makes one")
 
-    def _check_labelled(self, signal: Signal) -> None:
+    def _labels(self, signal: Signal) -> Tensor:
         self._check_kind(signal)
         if signal.y is None:
             raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+        return signal.y
 
     def check_learns(self, signal: Signal) -> None:
         """Raise ValueError or TypeError for a signal without labels, and for a block in evaluation mode."""
-        self._check_labelled(signal)
+        self._labels(signal)
         if not self.training:
             raise ValueError(
                 f"block {self.index + 1} is in evaluation mode, where a step would move its weights but not its batch "
@@ -229,7 +231,7 @@ class Block(nn.Module):
         self.schedule = schedule, total_steps, warmup_steps, shape
         self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps, **shape)
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to go on: weights and buffers, optimizer, scheduler, step count."""
         return {
             "module": self.state_dict(),
@@ -240,7 +242,7 @@ class Block(nn.Module):
             "frozen": self.frozen,
         }
 
-    def load_training_state(self, state: dict) -> None:
+    def load_training_state(self, state: dict[str, Any]) -> None:
         """Take over what `training_state` gave."""
         self.load_state_dict(state["module"])
         if state["schedule"]:  # a block added later has one of its own
@@ -283,18 +285,17 @@ def walk(blocks: Iterable[Block], signal: Signal, losses: bool = False) -> Gener
         last = len(block.body) - 1
         if losses:
             h, terms = block.losses(signal)
-            after = block.next_signal(signal, h)
-            yield Visit(block, signal, h, last, after, terms)
-            signal = after
+            following = block.next_signal(signal, h)
+            yield Visit(block, signal, h, last, following, terms)
+            signal = following
             continue
-        h = None
         for k, stage in enumerate(block.body):
             with block.computing(signal):
-                h = stage(block.enter(signal) if h is None else h)
+                h = stage(h if k else block.enter(signal))
             after = block.next_signal(signal, h) if k == last else None
             rows = yield Visit(block, signal, h, k, after, {})
             if rows is not None and after is not None:
                 after = after.select(rows)
             elif rows is not None:
                 h, signal = h[rows], signal.select(rows)
-        signal = after
+            signal = signal if after is None else after

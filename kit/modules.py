@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -19,12 +22,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def on(device: torch.device, module: nn.Module) -> nn.Module:
+def on(device: torch.device, module: M) -> M:
     """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
     return module if all(p.device == device for p in module.parameters()) else module.to(device)
 
 
-def fan_out_normal(net: nn.Module) -> nn.Module:
+def fan_out_normal(net: M) -> M:
     """Return `net` with the weights of its convolutions drawn anew: normal, variance 2 / (places × outputs).
 
     Source: He et al. 2015; so InfoPro's and ContSup's code begins, heads and encoders included.

@@ -49,11 +49,11 @@ class DataSettings:
     """Share of the training images kept aside for validation, between 0 and 1."""
     data_seed: int = 0
     """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
-    augment: one_of("augmentation", AUGMENTATIONS.keys) | None = None
+    augment: Annotated[str, one_of("augmentation", AUGMENTATIONS.keys)] | None = None
     """Augmentation recipe; None is the dataset's own."""
     classes_per_batch: Count | None = None
     """Of how many classes most training batches are, as PredSim trains where asked; None draws from all."""
-    scaling: one_of("input scaling", lambda: SCALINGS) = "measured"
+    scaling: Annotated[str, one_of("input scaling", lambda: SCALINGS)] = "measured"
     """Mean and standard deviation that inputs are scaled by: the training images' own, or those of published code."""
     noise: str = "none"
     """Model of the label noise put on training labels."""
