@@ -97,7 +97,7 @@ def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter])
         if name not in declared:
             raise unknown("parameter", name, declared)
         parameter = declared[name]
-        plain = os.fspath(value) if isinstance(value, os.PathLike[str]) else value
+        plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:
             values[name] = adapter(parameter.type).validate_python(list(plain) if isinstance(plain, tuple) else plain)
         except ValidationError as error:
