@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import cache
+from inspect import signature
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -20,6 +22,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags.items():
             part.training = training
+
+
+@cache
+def _takes_mask(kind: type[nn.Module]) -> bool:
+    mask = signature(kind.forward).parameters.get("mask")
+    return mask is not None and mask.default is mask.empty
+
+
+def takes_mask(module: nn.Module) -> bool:
+    """Whether `module` has to be told, beside its input, which of the words are real: `mask`, bool (B, T)."""
+    return bool(vars(module).get("takes_mask")) or _takes_mask(cast(Any, type(module)))
+
+
+def apply(module: nn.Module, h: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the output of `module` for `h` (B, …), given the mask (B, T) if it reads one."""
+    return cast(Tensor, module(h, mask) if takes_mask(module) else module(h))
 
 
 def on(device: torch.device, module: M) -> M:

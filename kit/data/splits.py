@@ -1,9 +1,10 @@
 """Which data, and how they are seen: the settings, and the splits that are made by them of what was read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,11 @@ from kit.data.augment import AUGMENTATIONS
 from kit.data.image_files import ImageFiles
 from kit.data.noise import check_noise, corrupt
 from kit.data.own import known_dataset
-from kit.data.stratified import stratified
-from kit.data.views import VIEWS
+from kit.data.readers import DATASETS
+from kit.data.stratified import apart, stratified
+from kit.data.text_files import TEXT_DATASETS, Texts
+from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
+from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.seeds import derive, generator
@@ -61,18 +65,31 @@ class DataSettings:
     """Probability, in [0, 1], that the noise touches a label."""
     noisy_val: bool = False
     """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
+    max_tokens: Count | None = None
+    """Words of a text that are read; None takes 350, of ag-news and stdlib 60."""
+    vocabulary: Count = 30_000
+    """Most words that the vocabulary has; what it lacks are unknown words."""
+    vectors: Folder | None = None
+    """A text file of word vectors, as GloVe's, to begin with; None learns all of them."""
     views: Sequence[Annotated[str, Field(description="the name of a view")]] | None = None
     """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
-    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns."""
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns; of texts
+    `firstN` and `afterN` words, fields, and `whole`."""
 
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
         for view in self.views or ():
-            if view not in VIEWS and not self.dataset.startswith("table:"):
+            if view not in VIEWS and self.of_images:
                 raise unknown("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the dataset is one of images."""
+        name, kind = self.dataset, self.dataset.partition(":")[0]
+        return name not in TEXT_DATASETS and (name in DATASETS or kind == "folder")
 
     def data_identity(self) -> dict:
         """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
@@ -85,8 +102,9 @@ class DataSettings:
 class Split:
     """Images and labels of one split. Raises ValueError if their numbers differ."""
 
-    images: Tensor | ImageFiles
-    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F)."""
+    images: Tensor | ImageFiles | Texts
+    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F), of texts word
+    numbers int32 (N, T), 0 behind their ends."""
     labels: Tensor
     """int64 (N,) in 0..C-1; of the training split, and of the validation split if asked, with noise."""
     noisy: Tensor | None = None
@@ -112,20 +130,47 @@ class Split:
         return replace(self, **{name: part.to(device) for name, part in vars(self).items() if torch.is_tensor(part)})
 
 
-def three_splits(
-    train: tuple, test: tuple, val: tuple | None, num_classes: int, settings: DataSettings, name: str
-) -> tuple[tuple[Split, Split, Split], tuple[Tensor, Tensor]]:
-    """Cut what was read, and give it the noise and the size asked for; return train, val, test, and mean and std."""
+def prepared(
+    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
+    augmentation: str = "none", views: Mapping[str, View] = VIEWS,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of a `Data`: pairs (x, y) that were read, cut, noised and scaled as the settings ask."""
     for part, (_, labels) in {"training": train, "validation": val or train, "test": test}.items():
-        check_class_numbers(labels, len(labels), num_classes, f"{name}, {part} labels")
-    seed, published = settings.data_seed, Split(*train)
-    splits = *((published, Split(*val)) if val else _cut(published, name, num_classes, settings)), Split(*test)
-    train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
-    scaling = _scaling(settings.scaling, train.images)
-    train = _with_noise(train, num_classes, settings, seed)
+        check_class_numbers(labels, len(labels), len(classes), f"{name}, {part} labels")
+    seed, published, words = settings.data_seed, Split(*train), ()
+    splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
+    if isinstance(published.images, Texts):
+        (train, val, test), words, vectors = _encoded(splits, name, settings)
+        known = {"known_views": text_views([*published.images.fields], settings.views or ()), "vectors": vectors}
+        mean, std = torch.zeros(1), torch.ones(1)
+    else:
+        train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
+        known, (mean, std) = {"known_views": {**VIEWS, **views}}, _scaling(settings.scaling, train.images)
+    train = _with_noise(train, len(classes), settings, seed)
     if settings.noisy_val:
-        val = _with_noise(val, num_classes, settings, derive(seed, "validation"))
-    return (train, val, test), scaling
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
+    shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
+    if len(shape) == 1 and augmentation != "none":
+        kind = "texts" if words else "rows of numbers"
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has {kind}: leave it out")
+    known |= {"name": name, "train": train, "val": val, "test": test, "shape": shape, "classes": classes}
+    return known | {"mean": mean, "std": std, "augmentation": augmentation, "words": words}
+
+
+def _encoded(splits: Sequence[Split], name: str, settings: DataSettings) -> tuple[list[Split], tuple, Tensor | None]:
+    """Return the splits of texts as numbers, their words, found in the first, and the words' vectors, if any."""
+    if settings.noise == "instance":
+        raise ValueError("noise='instance' compares images, and these are texts: choose another kind")
+    words = vocabulary(splits[0].images, settings.vocabulary)
+    length = settings.max_tokens or (60 if settings.dataset in ("ag-news", "stdlib") else 350)
+    tokens = [encode(split.images, words, length) for split in splits]
+    longest = max(rows.shape[1] for rows in tokens)
+    tokens = [F.pad(rows, (0, longest - rows.shape[1])) for rows in tokens]
+    for split, rows, part in zip(splits, tokens, ("training", "validation", "test"), strict=True):
+        warn_of_unreadable(split.images, rows, f"{name}, {part}")
+    file = settings.vectors and Path(settings.vectors).expanduser()
+    vectors = word_vectors(file, words, generator(settings.data_seed, "vectors")) if file else None
+    return [replace(s, images=rows) for s, rows in zip(splits, tokens, strict=True)], words, vectors
 
 
 def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
@@ -146,7 +191,10 @@ def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> t
         empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
         raise ValueError(f"val_fraction={settings.val_fraction:g} leaves no {empty} image of {len(rows)}; {way} it")
     draws = generator(settings.data_seed, "validation")
-    val, train = stratified(split.labels[rows], count, draws, proportional=True)
+    if isinstance(split.images, Texts) and split.images.groups:
+        val, train = apart(split.labels[rows], split.images[rows].groups, count, draws)
+    else:
+        val, train = stratified(split.labels[rows], count, draws, proportional=True)
     return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
 
 
