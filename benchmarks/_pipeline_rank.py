@@ -1,15 +1,15 @@
-"""One of the two processes of `pipeline.py`: its part of every case, and the clock."""
+"""One of the two processes of `pipeline.py` and `link_delay.py`: its part of every case, and the clock."""
 
 import json
 import statistics
 import sys
 import time
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from _pipeline_cases import Late, Ours, Torchs, timed
 from torch.nn.parallel import DistributedDataParallel
 
 from kit.backbones import backbone
@@ -18,9 +18,7 @@ from kit.pipeline.options import Options
 from kit.pipeline.placement import step_seconds_by_block
 from kit.pipeline.ranks import all_gather
 from kit.pipeline.rendezvous import joined
-from kit.pipeline.schedule import gpipe, one_f_one_b
 from kit.pipeline.simulate import Costs, predict, timeline
-from kit.pipeline.transport import Receiver, Sender
 from kit.splitting.split import choose_cuts, cut_points, split
 
 MICRO = (2, 4, 8, 16)
@@ -30,7 +28,8 @@ def main(settings: Path) -> None:
     """Measure with the settings of this file, and let rank 0 write `measured.json` beside it."""
     torch.set_num_threads(1)
     with joined(torch.device("cpu"), Options(timeout=300.0)):
-        measured = Rank(json.loads(settings.read_text())).measure()
+        rank = Rank(json.loads(settings.read_text()))
+        measured = rank.delays() if "delays" in rank.settings else rank.throughput()
         if dist.get_rank() == 0:
             settings.with_name("measured.json").write_text(json.dumps(measured))
         dist.barrier()
@@ -44,7 +43,9 @@ class Rank:
         noise = torch.Generator().manual_seed(0)
         self.x = torch.randn(settings["batch"], *settings["image"], generator=noise)
         self.y = torch.randint(settings["num_classes"], (settings["batch"],), generator=noise)
-        self.cuts = self.agree({"backprop": self.backprop_cut, "decoupled": self.decoupled_cut})
+        decoupled = {"decoupled": settings["method"], "fdg": "fdg"}
+        cuts = {name: partial(self.decoupled_cut, method) for name, method in decoupled.items()}
+        self.cuts = self.agree({"backprop": self.backprop_cut} | cuts)
 
     def agree(self, choices: dict) -> dict:
         """Let rank 0 choose, while the other one is idle, and tell."""
@@ -63,44 +64,87 @@ class Rank:
     def backprop_cut(self) -> list[str]:
         return choose_cuts(self.model(), 2, self.x, "time")
 
-    def decoupled_cut(self) -> list[str]:
+    def decoupled_cut(self, method: str) -> list[str]:
         """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""
         names = cut_points(self.model(), self.x[:2])
         ends = [name for name in names if "." not in name or int(name.split(".")[1]) % 3 == 2]  # conv, norm, ReLU
         here, slowest = names.index(self.backprop_cut()[0]), {}
         for place in sorted(ends, key=lambda name: abs(names.index(name) - here))[:4]:
-            net = self.net(self.settings["method"], [place])
+            net = self.net(method, [place])
             slowest[place] = max(step_seconds_by_block(net, net.signal(self.x, self.y), 3))
         return [min(slowest, key=slowest.get)]
 
-    def measure(self) -> dict:
+    def throughput(self) -> dict:
         """Find the best numbers of micro-batches, then measure all cases in turn."""
-        steps, windows = self.settings["steps"], self.settings["windows"]
-        ours, one = Ours(self), self.net(self.settings["method"], self.cuts["decoupled"])
+        ours, fdg, one, late = Ours(self), Late(self), *map(self.whole, ("decoupled", "fdg"))
         backprop = self.net("bp", [])
         micro, theirs = {}, {}
         for name in ("gpipe", "1f1b"):
-            tried = {m: Torchs(self, name, m) for m in MICRO if self.settings["batch"] % m == 0}
-            looks = {m: min(self.window(case.flow, 2) for _ in range(2)) for m, case in tried.items()}
-            micro[name] = min(looks, key=looks.get)
-            theirs[name] = tried[micro[name]]
+            micro[name], theirs[name] = self.best(name)
         cases = {
             "backprop, one process": self.alone(lambda: backprop.step(self.x, self.y)),
             "decoupled, one process": self.alone(lambda: one.step(self.x, self.y)),
+            "fdg, one process": self.alone(lambda: late.step(self.x, self.y)),
             "ours": ours.flow,
             "own work, slowest rank": ours.own_work,
+            "fdg": fdg.flow,
+            "own work of fdg, slowest rank": fdg.own_work,
             **{name: case.flow for name, case in theirs.items()},
             "data parallel": self.data_parallel(),
         }
-        seconds: dict[str, list[float]] = {name: [] for name in cases}
-        predicted: dict[str, list[float]] = {"ours": [], "gpipe": [], "1f1b": []}
-        for number in range(windows + 1):
-            for name, run in cases.items():
+        seconds, predicted = self.in_turn(
+            {name: (run, self.settings["steps"]) for name, run in cases.items()},
+            lambda: self.predictions(ours, fdg, theirs),
+        )
+        return {"windows": seconds, "micro": micro, "cuts": self.cuts, "predicted": predicted}
+
+    def delays(self) -> dict:
+        """Measure all cases in turn at every delay of the link, with the number of micro-batches that is best there."""
+        cases, micro, depth = {}, {}, self.settings["depth"]
+        for delay in self.settings["delays"]:
+            runs = {"ours": Ours(self, depth, delay).flow, "fdg": Late(self, delay).flow}
+            for name in ("gpipe", "1f1b"):
+                micro[f"{name}, {delay} s"], case = self.best(name, delay)
+                runs[name] = case.flow
+            for name, run in runs.items():
+                steps = max(4, round(self.settings["seconds"] / (self.window(run, 4) or 1)))
+                cases[f"{name}, {delay} s"] = run, steps
+        micro_costs = {m: Torchs(self, "1f1b", m) for m in MICRO if self.settings["batch"] % m == 0}
+        ours, fdg = Ours(self), Late(self)
+        self.window(fdg.flow, 4)
+
+        def costs() -> dict:
+            found = {"transfer": self.transfer(ours.handed_on)}
+            found |= {name: self.both(case.own_work(8) / 8) for name, case in (("ours", ours), ("fdg", fdg))}
+            for m, case in micro_costs.items():
+                parts = case.costs(4)
+                found[f"1f1b {m}"] = [list(part) for part in (parts.forward, parts.backward, parts.update)]
+            return found
+
+        seconds, found = self.in_turn(cases, costs)
+        return {"windows": seconds, "micro": micro, "cuts": self.cuts, "costs": found}
+
+    def whole(self, name: str):
+        """Return the net that is cut as case `name` is, for one process."""
+        return self.net(self.settings["method"] if name == "decoupled" else name, self.cuts[name])
+
+    def best(self, name: str, delay: float = 0.0) -> tuple[int, Torchs]:
+        """Return the number of micro-batches with which PyTorch's pipeline of that name is fastest, and it."""
+        tried = {m: Torchs(self, name, m, delay) for m in MICRO if self.settings["batch"] % m == 0}
+        looks = {m: min(self.window(case.flow, 2) for _ in range(2)) for m, case in tried.items()}
+        num_micro = min(looks, key=looks.get)
+        return num_micro, tried[num_micro]
+
+    def in_turn(self, cases: dict, beside) -> tuple[dict, dict]:
+        """Return, window after window, the seconds per step of each case (run, steps), and what `beside()` finds."""
+        seconds, found = {name: [] for name in cases}, {}
+        for number in range(self.settings["windows"] + 1):
+            for name, (run, steps) in cases.items():
                 value = self.window(run, steps if number else 1)
                 seconds[name] += [value] if number else []  # the first round only warms up
-            for name, value in self.predictions(ours, theirs).items():
-                predicted[name] += [value] if number else []
-        return {"windows": seconds, "micro": micro, "cuts": self.cuts, "predicted": predicted}
+            for name, value in beside().items():
+                found.setdefault(name, []).extend([value] if number else [])
+        return seconds, found
 
     def window(self, run, steps: int) -> float:
         """Return the seconds per step of `run(steps)`, which gives its own duration; of the slower rank."""
@@ -123,11 +167,13 @@ class Rank:
 
         return lambda steps: timed(step, steps)
 
-    def predictions(self, ours: "Ours", theirs: dict[str, "Torchs"]) -> dict[str, float]:
-        """Return the cost model's step time for ours, GPipe and 1F1B, from what operations take at this moment."""
-        work, zero = self.both(ours.own_work(3) / 3), [0.0, 0.0]
-        costs = Costs(forward=work, backward=zero, update=zero, transfer=self.transfer(ours.handed_on))
-        found = {"ours": predict("decoupled", costs, 2)["step_seconds"]}
+    def predictions(self, ours: Ours, fdg: Late, theirs: dict[str, Torchs]) -> dict[str, float]:
+        """Return the cost model's step times of the pipelines, from what operations take at this moment."""
+        zero, transfer, found = [0.0, 0.0], self.transfer(ours.handed_on), {}
+        for name, case, schedule in (("ours", ours, "decoupled"), ("fdg", fdg, "fdg")):
+            work = self.both(case.own_work(3) / 3)
+            costs = Costs(forward=zero, backward=work, update=zero, transfer=transfer)
+            found[name] = predict(schedule, costs, 2)["step_seconds"]
         for name, case in theirs.items():
             found[name] = float(timeline(case.operations, case.costs(3))["end"].max())
         return found
@@ -149,108 +195,6 @@ class Rank:
                         dist.recv(torch.empty_like(tensor).contiguous(), source)
             seconds.append((time.perf_counter() - start) / 2)
         return max(self.both(statistics.median(seconds)))
-
-
-class Ours:
-    """The decoupled net over two ranks, as a rank runs it."""
-
-    def __init__(self, rank: Rank):
-        self.rank, net = rank, rank.net(rank.settings["method"], rank.cuts["decoupled"])
-        self.block = net[rank.rank]
-        self.first = net.signal(rank.x, rank.y)
-        with torch.no_grad():
-            self.mine = self.first if rank.rank == 0 else self.first.advance(net[0](self.first))
-            self.handed_on = [net[0](self.first), rank.y]
-        self.sender = Sender(1, 2, 300.0) if rank.rank == 0 else None
-        self.receiver = Receiver(0, 2, torch.device("cpu"), 300.0, self.sizes) if rank.rank == 1 else None
-
-    def sizes(self, split: str, start: int) -> list[int]:
-        """Return the sizes of the batches of the pass that comes."""
-        return [len(self.rank.y)] * self.num_steps
-
-    def flow(self, steps: int) -> float:
-        """Step on a stream of signals; the clock runs once the pipeline is full."""
-        full = 2
-        self.num_steps = steps + full
-        stream = self.receiver.signals("train") if self.receiver else None
-        for number in range(steps + full):
-            if number == full:
-                start = time.perf_counter()
-            signal = self.block.step(next(stream) if stream else self.first)
-            if self.sender:
-                self.sender.put(signal)
-        seconds = time.perf_counter() - start
-        if self.sender:
-            self.sender.drain()
-        return seconds
-
-    def own_work(self, steps: int) -> float:
-        return timed(lambda: self.block.step(self.mine), steps)
-
-
-class Torchs:
-    """Backprop over two ranks, as PyTorch's own pipeline runs it."""
-
-    def __init__(self, rank: Rank, name: str, num_micro: int):
-        self.rank, self.num_micro = rank, num_micro
-        stages = split(rank.model(), None, rank.x[:2], at=rank.cuts["backprop"])
-        with torch.no_grad():
-            self.handed_on = [stages[0](rank.x.chunk(num_micro)[0])]
-        self.stage = Clocked(stages[rank.rank], rank.rank, 2, torch.device("cpu"))
-        schedule, operations = {"gpipe": (ScheduleGPipe, gpipe), "1f1b": (Schedule1F1B, one_f_one_b)}[name]
-        self.schedule = schedule(self.stage, num_micro, loss_fn=torch.nn.functional.cross_entropy)
-        self.operations = operations(2, num_micro)
-        self.optimizer = torch.optim.SGD(stages[rank.rank].parameters(), 0.01, 0.9)
-
-    def step(self) -> None:
-        if self.rank.rank == 0:
-            self.schedule.step(self.rank.x)
-        else:
-            self.schedule.step(target=self.rank.y)
-        with clock(self.stage.spent, "update"):
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
-
-    def flow(self, steps: int) -> float:
-        return timed(self.step, steps)
-
-    def costs(self, steps: int) -> Costs:
-        """Return what forward and backward of a micro-batch, and the update, take in each rank while both work."""
-        self.stage.spent = dict.fromkeys(self.stage.spent, 0.0)
-        self.flow(steps)
-        seconds = {n: v / steps / (1 if n == "update" else self.num_micro) for n, v in self.stage.spent.items()}
-        parts = {name: self.rank.both(value) for name, value in seconds.items()}
-        return Costs(**parts, transfer=self.rank.transfer(self.handed_on))
-
-
-class Clocked(PipelineStage):
-    """PyTorch's stage, which waits and sends outside of its operations, and a clock in each of these."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.spent = dict.fromkeys(("forward", "backward", "update"), 0.0)
-
-    def forward_one_chunk(self, *args, **options):
-        with clock(self.spent, "forward"):
-            return super().forward_one_chunk(*args, **options)
-
-    def backward_one_chunk(self, *args, **options):
-        with clock(self.spent, "backward"):
-            return super().backward_one_chunk(*args, **options)
-
-
-@contextmanager
-def clock(spent: dict[str, float], name: str):
-    start = time.perf_counter()
-    yield
-    spent[name] += time.perf_counter() - start
-
-
-def timed(step, steps: int) -> float:
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ are chosen by measured time, for backprop and for the decoupled net separately. 
 (`torch.distributed.pipelining`) at the number of micro-batches, of 2, 4, 8 and 16, that is fastest in a first look.
 All cases are measured in turn, window after window; a row's value is the median over the windows.
 
+FDG runs tick by tick as `kit.pipeline` does, its gradients coming back over a link; `own work of fdg` is its own bound.
+
 `own work` is what a rank's blocks take in its process while the other rank works too, but without any exchange; the
 bound on the pipeline's speed-up is (one process's step) / (the slowest rank's own work). `predicted` comes from the
 cost model (`kit.pipeline.simulate`): for ours given that work, for GPipe and 1F1B given forward, backward and update
@@ -68,6 +70,12 @@ def report(measured: dict) -> list[dict]:
     ours, one, own = windows["ours"], windows["decoupled, one process"], windows["own work, slowest rank"]
     ratio("bound on the speed-up", one, own)
     ratio("ours / its bound", own, ours)
+    late, late_own = windows["fdg"], windows["own work of fdg, slowest rank"]
+    ratio("bound on the speed-up of fdg", windows["fdg, one process"], late_own)
+    ratio("fdg / its bound", late_own, late)
+    ratio("speed-up of fdg over fdg in one process", windows["fdg, one process"], late)
+    ratio("speed-up of fdg over backprop in one process", windows["backprop, one process"], late)
+    ratio("speed-up of fdg over 1f1b", windows["1f1b"], late)
     ratio("speed-up of ours over the decoupled net in one process", one, ours)
     ratio("speed-up of ours over backprop in one process", windows["backprop, one process"], ours)
     for other in ("gpipe", "1f1b", "data parallel"):

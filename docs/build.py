@@ -5,13 +5,18 @@ Sphinx with myst-nb, since both come from PyPI alone: Jupyter Book 2 is built by
 """
 
 import hashlib
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
+
+import nbformat
+import pandas as pd
 
 from kit.notebook import run_notebook
 
@@ -19,6 +24,10 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 LESSONS, PAGES, SITE = DOCS / "lessons", DOCS / "tables", DOCS / "_build/html"
 REPOSITORY = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+QUICK = (
+    "*This page was made by a quick run, which shows what is done but not the numbers: where the text says what one "
+    "should see, it speaks of the run in full.*"
+)
 LIVE = (
     "\n\n*Sliders move where the lesson runs: `make lab`, or the badges at its top. Here their picture stands still.*\n"
 )
@@ -35,8 +44,11 @@ def run_lessons(full: bool) -> None:
         if out.exists() and stamp.exists() and stamp.read_text() == key:
             continue
         print(f"running {notebook.stem}", flush=True)
-        given = {"output": str(ROOT / "runs/docs" / notebook.stem), "quick": not full}
-        run_notebook(notebook, out, given)
+        run_notebook(notebook, out, {"output": f"runs/docs/{notebook.stem}", "quick": not full})
+        if not full:
+            shown = nbformat.read(out, 4)
+            shown.cells.insert(1, nbformat.v4.new_markdown_cell(QUICK))
+            nbformat.write(shown, out)
         stamp.write_text(key)
 
 
@@ -50,6 +62,37 @@ def write_pages() -> None:
     (PAGES / "lesson_plan.md").write_text(linked(plan.replace("# Notebooks", "# Lesson plan", 1), "notebooks/") + LIVE)
     (PAGES / "contributing.md").write_text(linked((ROOT / "CONTRIBUTING.md").read_text(), ""))
     (PAGES / "changes.md").write_text(linked((ROOT / "CHANGELOG.md").read_text(), ""))
+    (PAGES / "conformance.md").write_text(linked((ROOT / "workflow/conformance.md").read_text(), "workflow/"))
+    (PAGES / "results.md").write_text("\n\n".join(results()))
+
+
+def results() -> Iterator[str]:
+    """Give the page of what was measured: the tables as they are stored, a heading each."""
+    yield "# Results\n\nWritten from the tables in `workflow/measured` and `benchmarks/results`."
+    for path in sorted((ROOT / "workflow/measured").glob("*/*.csv")):
+        yield f"## {path.parent.name}, {path.stem}\n\n{table(pd.read_csv(path))}"
+    yield f"## accuracy\n\n{table(pd.read_csv(ROOT / 'benchmarks/results/accuracy.csv'))}"
+    for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
+        measured = json.loads(path.read_text())
+        if rows := measured.get("rows"):
+            yield f"## {path.stem}\n\n{measured['machine']}\n\n{table(pd.DataFrame(rows))}"
+
+
+def table(frame: pd.DataFrame) -> str:
+    """Return `frame` in Markdown, numbers to four digits, and of several seeds the mean, deviation and count."""
+    if "seed" in frame:
+        values = [name for name in ("value", "error", "best_exit_error") if name in frame]
+        same = [name for name in frame if name not in ("seed", "best_exit", *values)]
+        frame = frame.groupby(same, dropna=False, sort=False)[values].agg(["mean", "std", "count"]).reset_index()
+        frame.columns = [" ".join(filter(None, name)) for name in frame.columns]
+    lines = [list(frame.columns), ["---"] * frame.shape[1], *frame.itertuples(index=False)]
+    return "\n".join(f"| {' | '.join(map(cell, line))} |" for line in lines)
+
+
+def cell(value: object) -> str:
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|")
 
 
 def linked(markdown: str, folder: str) -> str:

@@ -9,6 +9,7 @@ html_theme = "furo"
 html_title = "decoupled-kit"
 exclude_patterns = ["_build"]
 nb_execution_mode = "off"  # build.py has run them, with kit.notebook's strict parameters
+nb_merge_streams = True  # the lines of a run's progress are one output
 nb_mime_priority_overrides = [("html", "text/html", 0), ("html", "image/png", 1)]  # a figure with its text
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "misc.highlighting_failure"]
 autodoc_typehints = "description"

@@ -153,22 +153,24 @@ def associated(guess: Tensor, code: Tensor, decoded: Tensor, before: Tensor) -> 
     return {"association": F.mse_loss(guess, code.detach()), "decoding": F.mse_loss(decoded, before)}
 
 
-def check_class_numbers(y: Tensor, count: int, num_classes: int | None = None) -> None:
+def check_class_numbers(y: Tensor, count: int, num_classes: int | None = None, what: str = "labels") -> None:
     """Raise ValueError unless `y` (count,) are int64 class numbers, on the processor 0 to `num_classes` - 1."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"labels as {type(y).__name__}, expected a tensor (B,) of int64 class numbers: torch.as_tensor")
+        raise TypeError(f"{what} as {type(y).__name__}, expected a tensor (B,) of int64 class numbers: torch.as_tensor")
     if y.dtype != torch.int64 or y.shape != (count,):
         raise ValueError(
-            f"labels of shape {tuple(y.shape)} and {y.dtype} for {count} samples, expected ({count},) int64 class "
+            f"{what} of shape {tuple(y.shape)} and {y.dtype} for {count} samples, expected ({count},) int64 class "
             "numbers, one per row: y.long(), or y.argmax(1) of one-hot rows"
         )
-    if num_classes is not None and count and y.device.type == "cpu":  # a look at a GPU would wait for its queue
-        low, high = torch.aminmax(y)
-        if low.item() < 0 or high.item() >= num_classes:
-            raise ValueError(
-                f"labels from {low.item()} to {high.item()}, but {num_classes} classes are numbered 0 to "
-                f"{num_classes - 1}: renumber the labels, or raise num_classes"
-            )
+    if num_classes is None or not count or y.device.type != "cpu":  # a look at a GPU would wait for its queue
+        return
+    low, high = torch.aminmax(y)
+    if low.item() < 0 or high.item() >= num_classes:
+        k = int(((y < 0) | (y >= num_classes)).nonzero()[0])
+        raise ValueError(
+            f"{what}: {y[k]} at position {k}, but {num_classes} classes are numbered 0 to {num_classes - 1}: renumber "
+            "them, raise num_classes, or look whether the file is the right one"
+        )
 
 
 def _check_rows(z: Tensor) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
+from operator import sub
 
 from kit.errors import unknown
 
@@ -38,12 +39,7 @@ def one(asks: str, right: object, hint: str) -> Exercise:
 
 def larger(asks: str, hint: str, by: float = 0.0) -> Exercise:
     """A pair of numbers of which the second is larger, by more than `by`."""
-
-    def wrong(answer: object) -> str | None:
-        first, second = map(float, answer)
-        return None if second - first > by else hint
-
-    return Exercise(asks, wrong)
+    return Exercise(asks, lambda pair: None if sub(*map(float, pair)) < -by else hint)
 
 
 EXERCISES = {
@@ -125,6 +121,18 @@ EXERCISES = {
         "training seconds one after another, over those at once", 0.4, 2.5,
         "every block takes as many steps either way: are both of the same epochs? Sum train_seconds",
     ),
+    "07.1": between(
+        "backprop's accuracy less that of FDG with its best β, both at half the rate", 0.04, 0.115,
+        "not that: do both learn at half the rate? Which β of the four answers best, by the mean over seeds?",
+    ),
+    "07.2": larger(
+        "a pair: accuracy of four modules at the best of their rates, and of one module at the best of its",
+        "each at the best of its own rates, with β = 1: which of the two waits for no gradient?", by=0.02,
+    ),
+    "07.3": larger(
+        "a pair: module 1's mean cosine in the first 40 steps without warm-up, and with it",
+        "weights that move slowly leave a late gradient fresher: with which of the two do they, at first?", by=0.05,
+    ),
     "08.1": one(
         "the number of the slower block", 1,
         "weights are not time: which block sees the larger maps?",
@@ -193,5 +201,4 @@ def hint(key: str, answer: object) -> str | None:
 
 def check_answer(key: str, answer: object) -> None:
     """Say whether `answer` to the exercise `key`, such as "01.2", is right, or where to look."""
-    wrong = hint(key, answer)
-    print(f"✓ {key}: right" if wrong is None else f"{key}: {wrong}")
+    print(f"{key}: {wrong}" if (wrong := hint(key, answer)) else f"✓ {key}: right")

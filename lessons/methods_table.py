@@ -17,17 +17,17 @@ SHAPE = (128, 3, 32, 32)
 HEAD = ("name", "each block learns from", "needs beside labels", "weights added", "peak memory", "pipelines", "source")
 
 
-def table() -> str:
-    """Return the table as Markdown.
+def table(*names: str) -> str:
+    """Return the table of these methods, or all, as Markdown.
 
     Weights added and peak memory are those of ResNet-32 in 4 blocks (InfoPro's cuts) on 10 classes and batches of
     128 colour images of 32×32, with AdamW and each method's own defaults; memory as planned, in shares of backprop's.
     """
-    nets = {name: _net(name) for name, method in REGISTRY.items() if not method.delay}
+    nets = {name: _net(name) for name in {"bp", *(names or REGISTRY)}}
     peaks = {name: memory.plan(net, SHAPE).peak for name, net in nets.items()}
     plain = parameters(backbone("resnet32"))
     lines = [HEAD, ["---"] * len(HEAD)]
-    for name in nets:
+    for name in names or REGISTRY:
         method = REGISTRY[name]
         added = parameters(nets[name]) - plain
         share = f"{peaks[name] / peaks['bp']:.0%}".replace("%", " %")

@@ -94,7 +94,7 @@ def test_a_registered_method_is_one_of_the_kits(tmp_path, monkeypatch):
             first, second = (kit.train.checkpoint.weights(folder, "step") for folder in ("one", "many"))
             assert all(torch.equal(first[name], second[name]) for name in first) and first.keys() == second.keys()
             assert one.table.equals(many.table)
-            row = next(line for line in methods_table.table().splitlines() if line.startswith("| `margin`"))
+            row = next(line for line in methods_table.table("margin").splitlines() if line.startswith("| `margin`"))
             assert "Szegedy et al. 2016" in row and "to the bit" in row
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))

@@ -208,7 +208,7 @@ def test_fit_refuses(changes, data, message, tmp_path):
 def test_labels_outside_the_classes(tmp_path):
     data = tiny()
     data.train.labels[3] = 7
-    with pytest.raises(ValueError, match="label 7 in the train split of tiny: .*0 to 1"):
+    with pytest.raises(ValueError, match="tiny, train labels: 7 at position .*0 to 1"):
         kit.fit(build(config(), tiny()), data, config(tmp_path / "run"))
 
 

@@ -4,52 +4,21 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from kit.data.augment import recipe
 from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
+from kit.data.own import checked_pair, set_aside
+from kit.data.splits import DataSettings, Split, three_splits
 from kit.data.stratified import few_classes
 from kit.data.text_files import Texts
-from kit.data.tokens import bucketed, encode
+from kit.data.tokens import bucketed, encode, text_views
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
-from kit.settings import typed
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Split:
-    """Images and labels of one split. Raises ValueError if their numbers differ."""
-
-    images: Tensor | ImageFiles | Texts
-    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F), of texts word
-    numbers int32 (N, T), 0 behind their ends."""
-    labels: Tensor
-    """int64 (N,) in 0..C-1; of the training split, and of the validation split if asked, with noise."""
-    noisy: Tensor | None = None
-    """bool (N,), True where noise really changed the label; None where no noise was asked for."""
-    clean_labels: Tensor | None = None
-    """int64 (N,), the labels before noise; equal to `labels` where there is none."""
-
-    def __post_init__(self):
-        if self.clean_labels is None:
-            object.__setattr__(self, "clean_labels", self.labels)
-        sizes = [len(part) for part in (self.images, self.labels, self.clean_labels)]
-        if len(set(sizes)) > 1:
-            raise ValueError(f"a split needs as many labels as images, but images, labels, clean_labels are {sizes}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"Split({len(self)} images)"
-
-    def to(self, device: torch.device | str) -> "Split":
-        """Return the split with its tensors on `device`; images that are not in memory stay files."""
-        return replace(self, **{name: part.to(device) for name, part in vars(self).items() if torch.is_tensor(part)})
+from kit.settings import accept, typed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,8 +67,15 @@ class Data:
         Without `test` a fixed fifth of `train` is it, without `val` the share `val_fraction`. `others` are settings of
         `DataSettings`, such as `limit` and `noise`. Raises ValueError for pairs and settings that cannot be.
         """
-        loading = import_module("kit.data.loading")  # which makes Data, and so cannot be imported above
-        return loading.data_of(train, test, val, classes, name, **others)
+        settings = DataSettings(**accept("setting", others, DataSettings))
+        given = {"train": train, "test": test, "val": val}
+        pairs = {what: checked_pair(part, what) for what, part in given.items() if part is not None}
+        shapes = {what: tuple(x.shape[1:]) for what, (x, _) in pairs.items()}
+        if len({*shapes.values()}) > 1:
+            raise ValueError(f"samples differ in shape between the splits: {shapes}")
+        names = range(1 + max(int(y.max()) for _, y in pairs.values())) if classes is None else classes
+        train, test = (pairs["train"], pairs["test"]) if test is not None else set_aside(*pairs["train"])
+        return assemble(name, train, test, pairs.get("val"), tuple(map(str, names)), settings)
 
     @property
     def num_classes(self) -> int:
@@ -261,3 +237,18 @@ class Data:
             return x * self.std.to(x.device) + self.mean.to(x.device)
         mean, std = (values.to(x.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
+
+
+def assemble(
+    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
+    augmentation: str = "none", num_workers: int = 0, views: Mapping[str, View] = VIEWS,
+) -> Data:  # fmt: skip
+    """Return pairs (x, y) that were read as a dataset, cut, noised, scaled and seen as the settings ask."""
+    splits, scaling, words, vectors = three_splits(train, test, val, len(classes), settings, name)
+    shape, augmentation = tuple(splits[0].images.shape[1:]), settings.augment or augmentation
+    if len(shape) == 1 and augmentation != "none":
+        kind = "texts" if words else "rows of numbers"
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has {kind}: leave it out")
+    known = text_views(train[0].fields, settings.views or ()) if words else {**VIEWS, **views}
+    data = Data(name, *splits, shape, classes, *scaling, augmentation, num_workers, words=words, vectors=vectors)
+    return replace(data, known_views=known).with_views(*settings.views or ())

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kit.errors import unknown
+from kit.losses import check_class_numbers
 from kit.seeds import generator
 
 NOISE = {
@@ -29,7 +30,7 @@ def corrupt(
     a label outside 0..C-1, or "instance" without images in memory.
     """
     check_noise(kind, rate)
-    check_labels(labels, num_classes)
+    check_class_numbers(labels, len(labels), num_classes)
     if kind == "none":
         return labels.clone(), torch.zeros_like(labels, dtype=torch.bool)
     if num_classes < 2:
@@ -62,16 +63,6 @@ def check_noise(kind: str, rate: float) -> None:
     if kind == "none" and rate > 0:
         kinds = ", ".join(name for name in NOISE if name != "none")
         raise ValueError(f"noise_rate={rate:g} with noise='none' would change nothing: choose noise among {kinds}")
-
-
-def check_labels(labels: Tensor, num_classes: int, where: str = "labels") -> None:
-    """Raise ValueError naming the first label outside 0..num_classes-1; `where` says whose labels, (N,), they are."""
-    wrong = ((labels < 0) | (labels >= num_classes)).nonzero().flatten().tolist()
-    if wrong:
-        raise ValueError(
-            f"{where}: label {labels[wrong[0]]} at position {wrong[0]}, but {num_classes} classes are numbered 0 to "
-            f"{num_classes - 1}; renumber the labels or check that the file is the right one"
-        )
 
 
 def difficulty(images: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
 from kit.data.text_files import Texts, text_table, texts_in_folders
 from kit.errors import unknown
+from kit.losses import check_class_numbers
 from kit.seeds import generator
 
 Pair = tuple[Tensor, Tensor]
@@ -30,18 +31,17 @@ def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     """Return (x, y) as tensors: x uint8 images (N, C, H, W) or float32 rows (N, F), y int64 (N,). Else ValueError."""
     if not isinstance(part, tuple | list) or len(part) != 2:
         raise ValueError(f"{what} is a {type(part).__name__}, but it has to be a pair (x, y) of samples and labels")
-    x, y = map(torch.as_tensor, part)
-    if y.ndim != 1 or y.is_floating_point() or y.dtype == torch.bool:
-        kind = f"{y.dtype} of shape {tuple(y.shape)}"
-        raise ValueError(f"{what} labels are {kind}, but have to be class numbers (N,): of one-hot rows, y.argmax(1)")
-    if len(x) != len(y) or len(y) == 0:
-        raise ValueError(f"{what} has {len(x)} samples and {len(y)} labels: there have to be as many, and at least one")
+    x, y = (v if isinstance(v, Tensor) else torch.tensor(v) for v in part)  # a copy: an array may be read-only
+    if not len(x):
+        raise ValueError(f"{what} has no sample: at least one is needed")
+    y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()
+    check_class_numbers(y, len(x), what=f"{what} labels")
     if (x.ndim, x.dtype) != (4, torch.uint8) and x.ndim != 2:
         kind = f"{x.dtype} of shape {tuple(x.shape)}"
         raise ValueError(f"{what} samples are {kind}, but have to be rows (N, F) or uint8 images (N, C, H, W)")
     if x.ndim == 2 and not (x := x.float()).isfinite().all():
         raise ValueError(f"{what}: row {int((~x.isfinite()).any(1).nonzero()[0])} has missing or infinite numbers")
-    return x, y.long()
+    return x, y
 
 
 def set_aside(x: Any, y: Tensor) -> tuple[Pair, Pair]:
@@ -112,7 +112,7 @@ def read_table(path: str, image_size: int | None, root: Path, download: bool) ->
         raise ValueError(f"{file} has {len(classes)} classes and {features.shape[1]} other columns: 2 and 1 are needed")
     prefixes = [str(column).partition("_")[0] for column in features]
     views = {p: partial(_take, at=[k for k, own in enumerate(prefixes) if own == p]) for p in dict.fromkeys(prefixes)}
-    parts = set_aside(torch.from_numpy(features.to_numpy(np.float32)), torch.from_numpy(y))
+    parts = set_aside(torch.tensor(features.to_numpy(np.float32)), torch.tensor(y))
     return *parts, tuple(map(str, classes)), views
 
 

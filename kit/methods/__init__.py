@@ -103,7 +103,7 @@ def decouple(
         names = {field.name for field in fields(OptimizerSettings)} & options.keys()
         settings = OptimizerSettings(optimizer=optimizer, lr=lr, **{name: options.pop(name) for name in names})
     chosen = lookup(method, options)
-    delay = _delay(chosen, method, options, precision, context) if chosen.delay else None
+    delay = _delay(chosen, method, options, settings, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
     if "x" not in examples:
         raise unknown("view", "x", examples)
@@ -160,7 +160,9 @@ def _words(stage: nn.Module) -> int:
     return next((part.num_embeddings for part in stage.modules() if isinstance(part, nn.Embedding)), 0)
 
 
-def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay:
+def _delay(
+    chosen: Method, method: str, options: dict, settings: OptimizerSettings, precision: str, context: str
+) -> Delay:
     """Take the options that say how gradients come late out of `options`."""
     if context != "none":
         raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
@@ -170,6 +172,11 @@ def _delay(chosen: Method, method: str, options: dict, precision: str, context: 
         raise ValueError(
             f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "
             "today's; choose precision='fp32', or weights='stashed' or 'replayed'"
+        )
+    if delay.weights == "predicted" and (settings.optimizer != "sgd" or not settings.momentum):
+        raise ValueError(
+            f"optimizer={settings.optimizer!r} and momentum={settings.momentum:g} with weights='predicted': weights "
+            "are predicted by sgd's momentum; choose optimizer='sgd' and a momentum, or weights='stashed'"
         )
     return delay
 

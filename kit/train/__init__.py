@@ -12,6 +12,7 @@ from kit import seeds
 from kit.backbones import backbone
 from kit.data import Data, load_data
 from kit.files import folder_lock
+from kit.losses import check_class_numbers
 from kit.measure import memory
 from kit.methods import decouple, lookup
 from kit.net import Net
@@ -142,10 +143,7 @@ def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
     for name, part in loaded.splits.items():
         if len(part) == 0:
             raise ValueError(f"the {name} split of {loaded.name} is empty: raise limit or val_fraction")
-        for label in map(int, part.labels.aminmax()):
-            if not 0 <= label < net.num_classes:
-                where = f"in the {name} split of {loaded.name}"
-                raise ValueError(f"label {label} {where}: labels have to be 0 to {net.num_classes - 1}")
+        check_class_numbers(part.labels.cpu(), len(part), net.num_classes, f"{loaded.name}, {name} labels")
     asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
     for view in sorted(asked - set(loaded.views) - ({"mask"} if loaded.words else set())):
         beside = ", ".join(loaded.views) or "nothing"

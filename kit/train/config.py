@@ -18,7 +18,7 @@ from kit import context, growth, methods
 from kit.backbones import BACKBONES, backbone_names
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
-from kit.data.loading import DataSettings
+from kit.data.splits import DataSettings
 from kit.errors import unknown
 from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
@@ -45,7 +45,7 @@ def _known_backbone(name: str) -> str:
 class RunConfig(DataSettings, OptimizerSettings):
     """One training run: data, model, method, optimizer, training, and where its record goes.
 
-    The settings of the data and of the optimizer are `kit.data.loading.DataSettings` and
+    The settings of the data and of the optimizer are `kit.data.splits.DataSettings` and
     `kit.compute.optimizers.OptimizerSettings`. Raises ValueError for settings that cannot be.
     """
 

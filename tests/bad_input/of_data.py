@@ -4,8 +4,7 @@ from torch import nn
 
 import kit
 from kit.backbones import backbone
-from kit.data import corrupt
-from kit.data.dataset import Split
+from kit.data import Split, corrupt
 from kit.data.views import columns
 from kit.splitting.split import cut_points
 from tests.bad_input.cases import Case, settings
@@ -90,7 +89,7 @@ CASES = [
     Case("corrupt(labels, kind='symetric')", "unknown noise", lambda: corrupt(Y, 10, "symetric", 0.1, 0)),
     Case("corrupt(labels, rate=2)", "fraction in [0, 1]", lambda: corrupt(Y, 10, "symmetric", 2, 0)),
     Case("corrupt(labels, 1 class)", "at least 2 classes", lambda: corrupt(Y * 0, 1, "symmetric", 0.5, 0)),
-    Case("corrupt(labels out of range)", "label 5 at position 5", lambda: corrupt(Y, 5, "symmetric", 0.5, 0)),
+    Case("corrupt(labels out of range)", "labels: 5 at position 5", lambda: corrupt(Y, 5, "symmetric", 0.5, 0)),
     Case("corrupt(labels, kind='instance') without images", "instance", lambda: corrupt(Y, 10, "instance", 0.5, 0)),
     *settings("backbone", build, BACKBONE),
     *(Case(f"backbone({n!r})", "unknown backbone", lambda n=n: backbone(n)) for n in ("mpl", "", None, 3)),

@@ -1,5 +1,7 @@
 """Pure losses, heads, and the options of methods."""
 
+from functools import partial
+
 import torch
 
 import kit
@@ -41,7 +43,7 @@ OF_LABELS = {
     "supervised_contrast": lambda y: losses.supervised_contrast(Z, y),
     "deinforeg": lambda y: losses.deinforeg(Z, y, 10),
 }
-OUTSIDE = [("negative", Y - 1, "labels from -1"), ("too large", Y + 3, "labels from 3 to 10")]
+OUTSIDE = [("negative", Y - 1, "labels: -1 at position"), ("too large", Y + 3, "labels: 10 at position 7…10 classes")]
 CLASSES = [0, 1, -3, 2.5, 10.0, "10", None, True, NAN]
 SHAPES = [(), (0,), (1.5,), (-4, 8, 8), ("3",), 3, None, "3", (4, 4, 0)]
 WIDTHS = {"widths": [(), (0,), (-8,), (8.0,), ("8",), 256, None, "8", (8, None)], "pool": [0, -1, "2", 1.5, True]}
@@ -77,6 +79,10 @@ DELAY = {"unlocked": ["True", 1, None], "beta": [2, "1"], "weights": ["mixd"], "
 
 def on(method):
     return lambda **options: kit.decouple(kit.split(MODEL, 3, X), method, 10, X, pixels=torch.sigmoid, **options)
+
+
+def predicted(**options):
+    return on("fdg")(weights="predicted", **options)
 
 
 CASES = [
@@ -123,6 +129,11 @@ CASES = [
     *(case for method, table in OPTIONS.items() for case in settings(f"decouple(…, {method!r})", on(method), table)),
     *settings("Delay", lambda **o: Delay(**{"unlocked": True, "weights": "mixed"} | o), DELAY),
     Case("decouple(…, 'fdg', precision='bf16')", "weights='mixed'", lambda: on("fdg")(precision="bf16")),
+    *(
+        Case(f"decouple(…, 'fdg', weights='predicted', {given})", "by sgd's momentum", partial(predicted, **given))
+        for given in [{"optimizer": name} for name in ("adam", "adamw", "nadam", "lars", "muon")]
+        + [{}, {"optimizer": "sgd", "momentum": 0.0}]
+    ),
     Case("decouple(…, 'fdg', context='E')", "context='E'", lambda: on("fdg")(context="E")),
     Case("decouple(…, 'fdg', weight='mixed')", "did you mean 'weights'", lambda: on("fdg")(weight="mixed")),
     Case(

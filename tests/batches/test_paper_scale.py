@@ -16,6 +16,7 @@ from torchvision import datasets
 
 from kit.parameters import check_values, read_parameters
 from kit.train import checkpoint
+from tests.data.test_texts import PUBLISHED, published
 from workflow.experiment import read
 from workflow.schema import ROOT
 
@@ -57,6 +58,8 @@ def root(tmp_path, monkeypatch):
     cifar(tmp_path, monkeypatch, datasets.CIFAR10, 10, "labels")
     cifar(tmp_path, monkeypatch, datasets.CIFAR100, 100, "fine_labels")
     tiny_imagenet(tmp_path)
+    for name in PUBLISHED:
+        published(tmp_path, name)
     return tmp_path
 
 
@@ -81,6 +84,9 @@ def run(parameters):
         ("infopro_table3", {"case": "InfoPro, balanced", "num_blocks": 2, "dataset": "cifar10"}),
         ("deinforeg_cifar10", {"case": "AL", "backbone": "vgg-paper", "noise_rate": 0.2}),
         ("contsup_table1", {"case": "contrast", "backbone": "resnet32", "num_blocks": 4, "context": "R1E"}),
+        ("deinforeg_imdb", {"case": "DeInfoReg", "backbone": "lstm", "noise_rate": 0.2}),
+        ("deinforeg_agnews", {"case": "AL", "backbone": "lstm", "noise_rate": 0.0}),
+        ("deinforeg_dbpedia", {"case": "SCPL", "backbone": "transformer", "noise_rate": 0.4}),
         ("fdg_table", {"case": "DGL", "backbone": "resnet56"}),
         ("fdg_table", {"case": "FDG, β = 0.2", "backbone": "resnet20"}),
     ],

@@ -14,10 +14,14 @@ from workflow.schema import published_figures
 
 PAPERS = ("infopro_table2", "infopro_table3", "contsup_table1", "fdg_table")
 PAPERS += ("deinforeg_cifar10", "deinforeg_cifar100", "deinforeg_tiny_imagenet")
+PAPERS += ("deinforeg_imdb", "deinforeg_agnews", "deinforeg_dbpedia")
 OPEN = {  # what a protocol need not say: where things are, what it does not use, and what only costs time
     *("root", "device", "output", "checkpoint_steps", "data_seed", "noisy_val", "views", "limit", "image_size", "grow"),
     *(
         "width",
+        "max_tokens",
+        "vocabulary",
+        "vectors",
         "classes_per_batch",
         "stagewise",
         "noise",

@@ -89,7 +89,7 @@ def test_rate_zero_changes_nothing(kind):
         ("symmetric", float("nan"), C, "noise_rate=nan"),
         ("symetric", 0.2, C, "unknown noise 'symetric': did you mean 'symmetric'"),
         ("none", 0.2, C, "noise_rate=0.2 with noise='none' would change nothing: choose noise among symmetric"),
-        ("asymmetric", 0.2, 5, "label 5 at position 5, but 5 classes are numbered 0 to 4"),
+        ("asymmetric", 0.2, 5, "labels: 5 at position 5, but 5 classes are numbered 0 to 4"),
     ],
 )
 def test_refusals(kind, rate, classes, message):

@@ -90,6 +90,15 @@ def test_arrays_are_data(table):
     assert [len(split) for split in given.splits.values()] == [40, 9, 20] and given.num_classes == 3
     assert torch.equal(given.val.images, torch.from_numpy(x[:9]))
     assert Data.of((torch.randn(30, 4), torch.arange(30) % 2)).shape == (4,)
+    with pytest.raises(ValueError, match="own, validation labels: 7 at position 2, but 3 classes"):
+        Data.of((x, y), val=(x[:3], [0, 1, 7]), classes=["a", "b", "c"])
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_are_copied(table):
+    x, y = np.ones((20, 3)), np.arange(20) % 2
+    x.flags.writeable = y.flags.writeable = False
+    assert Data.of((x, y)).num_classes == 2 and load_data(f"table:{table}").num_classes == 3
 
 
 @pytest.mark.parametrize("name", ["folder", "table"])
@@ -169,12 +178,13 @@ def test_tables_that_cannot_be(table, tmp_path):
     [
         (
             (np.zeros((4, 2)), np.eye(4)),
-            r"labels are torch.float64 of shape \(4, 4\), .* of one-hot rows, y.argmax\(1\)",
+            r"train labels of shape \(4, 4\) and torch.float64 .* y.argmax\(1\) of one-hot rows",
         ),
-        ((np.zeros((4, 2)), np.zeros(4)), "labels are torch.float64 of shape"),
-        ((np.zeros((4, 2)), np.zeros(3, dtype=int)), "4 samples and 3 labels: there have to be as many"),
+        ((np.zeros((4, 2)), np.zeros(4)), r"train labels of shape \(4,\) and torch.float64"),
+        ((np.zeros((4, 2)), np.zeros(3, dtype=int)), r"train labels of shape \(3,\) .* for 4 samples"),
         ((np.zeros((4, 1, 8, 8)), np.zeros(4, dtype=int)), r"torch.float64 of shape .* uint8 images \(N, C, H, W\)"),
         ((np.full((4, 2), np.nan), np.zeros(4, dtype=int)), "row 0 has missing or infinite numbers"),
+        ((np.zeros((0, 2)), np.zeros(0, dtype=int)), "train has no sample"),
         (np.zeros((4, 2)), r"train is a ndarray, but it has to be a pair \(x, y\)"),
     ],
 )
@@ -187,7 +197,7 @@ def test_splits_that_do_not_fit():
     y = np.arange(20) % 2
     with pytest.raises(ValueError, match="samples differ in shape between the splits"):
         Data.of((np.zeros((20, 3)), y), (np.zeros((20, 4)), y))
-    with pytest.raises(ValueError, match="label 1 at position 0, but 1 classes are numbered 0 to 0"):
+    with pytest.raises(ValueError, match="own, training labels: 1 at position 0, but 1 classes are numbered 0 to 0"):
         Data.of((np.zeros((20, 3)), y), classes=["only"])
     with pytest.raises(ValueError, match="unknown setting 'limits': did you mean 'limit'"):
         Data.of((np.zeros((20, 3)), y), limits=3)

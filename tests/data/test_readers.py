@@ -126,7 +126,7 @@ def test_fashion_mnist_labels_that_do_not_fit(fashion_root):
     with pytest.raises(ValueError, match="holds 20 images, but .* holds 19 labels"):
         load_data("fashion-mnist", fashion_root)
     path.write_bytes(idx(np.full(20, 11, np.uint8)))
-    with pytest.raises(ValueError, match="test labels: label 11 at position 0, but 10 classes are numbered 0 to 9"):
+    with pytest.raises(ValueError, match="test labels: 11 at position 0, but 10 classes are numbered 0 to 9"):
         load_data("fashion-mnist", fashion_root)
 
 

@@ -131,7 +131,7 @@ def test_no_source_file_is_in_two_splits(monkeypatch):
     assert not {*train.groups} & {*test.groups}
     found = []
     monkeypatch.setattr(
-        "kit.data.loading.encode", lambda texts, *_: found.append(texts) or torch.ones(len(texts), 2).int()
+        "kit.data.splits.encode", lambda texts, *_: found.append(texts) or torch.ones(len(texts), 2).int()
     )
     load_data("stdlib")
     assert len(found) == 3 and not {*found[0].groups} & {*found[1].groups}

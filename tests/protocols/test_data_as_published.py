@@ -6,7 +6,7 @@ import torch
 import kit
 from kit.data import Data, Split
 from kit.data.augment import recipe
-from kit.data.loading import SCALINGS
+from kit.data.splits import SCALINGS
 from kit.data.stratified import few_classes
 
 torch.set_num_threads(1)

@@ -1,0 +1,69 @@
+"""Words per second of a backprop epoch on texts, beside the same model in a plain PyTorch loop; and what is padding.
+
+    python benchmarks/text.py [--quick] [--out FILE] [--windows 5]
+
+Both loops go over one epoch of the same batches with the same model and optimizer, in turn; neither evaluates.
+"""
+
+import time
+
+import torch
+from _harness import arguments, row, write
+
+import kit
+from kit.train import build
+
+SETTINGS = {
+    "dataset": "stdlib", "max_tokens": 60, "width": 0.2, "method": "bp", "num_blocks": 1, "batch_size": 32,
+    "optimizer": "adam", "lr": 1e-3, "precision": "fp32", "output": None,
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = arguments(__doc__, "text")
+    parser.add_argument("--windows", type=int, default=5, help="epochs of each, measured in turn")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    settings, rows = SETTINGS | ({"limit": 240} if args.quick else {}), []
+    for backbone in ("lstm", "transformer"):
+        config = kit.RunConfig(**settings, backbone=backbone)
+        data = kit.load_data(config)
+        batches = list(data.batches("train", config.batch_size, epoch=0))
+        words = sum(int((x != 0).sum()) for x, _ in batches)
+        net, plain = build(config, data), Plain(build(config, data), config.lr)
+        seconds = {"kit": [], "plain PyTorch": []}
+        for window in range(args.windows + 1):  # the first warms up
+            for name, step in (("kit", net.step), ("plain PyTorch", plain.step)):
+                begin = time.perf_counter()
+                for x, y in batches:
+                    step(x, y)
+                seconds[name] += [time.perf_counter() - begin] if window else []
+        for name, taken in seconds.items():
+            rows.append(row(f"{backbone}, {name}", "words", [words / s for s in taken], "1/s"))
+        ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+        rows.append(row(f"{backbone}, kit over plain PyTorch", "ratio", ratios, ""))
+    for name, given in (("by length", batches), ("in order", data.batches("train", config.batch_size))):
+        shares = [float((x == 0).float().mean()) for x, _ in given]
+        rows.append(row(f"batches {name}", "padding", shares, "share"))
+    for r in rows:
+        print(f"{r['case']:<36} {r['metric']:<8} {r['value']:12.4f} {r['min']:12.4f} {r['max']:12.4f}  {r['unit']}")
+    write(args.out, "text", settings, rows)
+
+
+class Plain:
+    """The model of a net of one block, trained as PyTorch's tutorials do."""
+
+    def __init__(self, net: kit.Net, lr: float):
+        (block,) = net
+        self.body, self.head = block.body[0], block.objective.head
+        self.optimizer = torch.optim.Adam([*self.body.parameters(), *self.head.parameters()], lr)
+
+    def step(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        loss = torch.nn.functional.cross_entropy(self.head(self.body(x, x != 0)), y)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+
+
+if __name__ == "__main__":
+    main()
