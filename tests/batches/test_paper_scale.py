@@ -16,7 +16,7 @@ from torchvision import datasets
 
 from kit.parameters import check_values, read_parameters
 from kit.train import checkpoint
-from tests.data.test_texts import PUBLISHED, published
+from tests.data.test_text_data import PUBLISHED, published
 from workflow.experiment import read
 from workflow.schema import ROOT
 
