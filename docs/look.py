@@ -39,11 +39,10 @@ def look(page: Page, site: str, shots: Path) -> list[str]:
     page.on("response", lambda r: r.status >= 400 and r.url.startswith(site) and faults.append(f"{r.status} {r.url}"))
     page.on("pageerror", lambda error: faults.append(f"{page.url}: {error}"))
     for file in sorted(SITE.rglob("*.html")):
-        page.goto(f"{site}/{file.relative_to(SITE)}", wait_until="domcontentloaded")
+        page.goto(f"{site}/{file.relative_to(SITE)}")
         executed = LESSONS / f"{file.stem}.ipynb"
         if file.parent != SITE / "lessons":
             continue
-        page.wait_for_load_state()
         seen = page.locator(".cell_output img").evaluate_all(SEEN)
         good = [image for image in seen if image["natural"] > 0 and image["width"] > 0 and image["alt"]]
         expected = figures(executed)
