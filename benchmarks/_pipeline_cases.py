@@ -19,7 +19,7 @@ from kit.pipeline.transport import Receiver, Sender, Wire
 from kit.splitting.split import split
 from kit.train.ends import NOWHERE
 
-CPU, TIMEOUT = torch.device("cpu"), 300.0
+CPU, TIMEOUT = torch.device("cpu"), 900.0
 
 
 class Ours:

@@ -27,7 +27,7 @@ MICRO = (2, 4, 8, 16)
 def main(settings: Path) -> None:
     """Measure with the settings of this file, and let rank 0 write `measured.json` beside it."""
     torch.set_num_threads(1)
-    with joined(torch.device("cpu"), Options(timeout=300.0)):
+    with joined(torch.device("cpu"), Options(timeout=900.0)):
         rank = Rank(json.loads(settings.read_text()))
         measured = rank.delays() if "delays" in rank.settings else rank.throughput()
         if dist.get_rank() == 0:
@@ -43,14 +43,13 @@ class Rank:
         noise = torch.Generator().manual_seed(0)
         self.x = torch.randn(settings["batch"], *settings["image"], generator=noise)
         self.y = torch.randint(settings["num_classes"], (settings["batch"],), generator=noise)
-        decoupled = {"decoupled": settings["method"], "fdg": "fdg"}
-        cuts = {name: partial(self.decoupled_cut, method) for name, method in decoupled.items()}
-        self.cuts = self.agree({"backprop": self.backprop_cut} | cuts)
+        self.cuts = self.agree("backprop", self.backprop_cut)
+        for name, method in {"decoupled": settings["method"], "fdg": "fdg"}.items():
+            self.cuts |= self.agree(name, partial(self.decoupled_cut, method))
 
-    def agree(self, choices: dict) -> dict:
+    def agree(self, name: str, choose) -> dict:
         """Let rank 0 choose, while the other one is idle, and tell."""
-        chosen = {name: choose() for name, choose in choices.items()} if self.rank == 0 else None
-        return all_gather(chosen, "choosing cuts")[0]
+        return {name: all_gather(choose() if self.rank == 0 else None, "choosing cuts")[0]}
 
     def model(self):
         torch.manual_seed(0)
@@ -68,7 +67,7 @@ class Rank:
         """Return, of the ends of layers about that place, the one whose slower block is fastest, with its head."""
         names = cut_points(self.model(), self.x[:2])
         ends = [name for name in names if "." not in name or int(name.split(".")[1]) % 3 == 2]  # conv, norm, ReLU
-        here, slowest = names.index(self.backprop_cut()[0]), {}
+        here, slowest = names.index(self.cuts["backprop"][0]), {}
         for place in sorted(ends, key=lambda name: abs(names.index(name) - here))[:4]:
             net = self.net(method, [place])
             slowest[place] = max(step_seconds_by_block(net, net.signal(self.x, self.y), 3))

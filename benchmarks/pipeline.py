@@ -1,21 +1,21 @@
 """The pipeline against backprop's pipelines, data parallelism and one process, on this machine's processor.
 
-    python benchmarks/pipeline.py [--quick] [--out FILE] [--method greedy] [--windows 21]
+    python benchmarks/pipeline.py [--quick] [--out FILE] [--method greedy] [--batch 128] [--windows 21]
 
-Two processes with one thread each, one model (vgg-paper, width 0.25), one batch of 128 random 3×32×32 images, SGD. Cuts
+Two processes with one thread each, one model (vgg-paper, width 0.25), one batch of random 3×32×32 images, SGD. Cuts
 are chosen by measured time, for backprop and for the decoupled net separately. GPipe and 1F1B are PyTorch's own
 (`torch.distributed.pipelining`) at the number of micro-batches, of 2, 4, 8 and 16, that is fastest in a first look.
 All cases are measured in turn, window after window; a row's value is the median over the windows.
-
-FDG runs tick by tick as `kit.pipeline` does, its gradients coming back over a link; `own work of fdg` is its own bound.
+FDG runs tick by tick as a rank of `kit.pipeline` does, its gradients coming back over a link.
 
 `own work` is what a rank's blocks take in its process while the other rank works too, but without any exchange; the
-bound on the pipeline's speed-up is (one process's step) / (the slowest rank's own work). `predicted` comes from the
-cost model (`kit.pipeline.simulate`): for ours given that work, for GPipe and 1F1B given forward, backward and update
-times taken inside of PyTorch's stages in three more steps; and the time of a transfer between idle ranks.
+bound on the speed-up of ours, and of FDG, is (one process's step) / (the slowest rank's own work). `predicted` comes
+from the cost model (`kit.pipeline.simulate`): for these two given that work, for GPipe and 1F1B given forward, backward
+and update times taken inside of PyTorch's stages in three more steps; and the time of a transfer between idle ranks.
 """
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -30,16 +30,17 @@ SETTINGS = {"backbone": "vgg-paper", "width": 0.25, "image": [3, 32, 32], "num_c
 def main() -> None:
     parser = arguments(__doc__, "pipeline")
     parser.add_argument("--method", default="greedy", help="the decoupled net's local loss")
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--windows", type=int, default=21)
     parser.add_argument("--steps", type=int, default=3, help="steps per window")
     args = parser.parse_args()
-    settings = SETTINGS | {"batch": 128, "method": args.method, "windows": args.windows, "steps": args.steps}
+    settings = SETTINGS | {"batch": args.batch, "method": args.method, "windows": args.windows, "steps": args.steps}
     if args.quick:
         settings |= {"batch": 32, "windows": 3, "steps": 2}
     measured = measure(settings)
     rows = report(measured)
     settings |= {"cuts": measured["cuts"], "micro_batches": measured["micro"], "processes": 2, "threads": 1}
-    write(args.out, "pipeline", settings, rows)
+    write(args.out, "pipeline", settings | {"load_average": os.getloadavg()[0]}, rows)
 
 
 def measure(settings: dict) -> dict:

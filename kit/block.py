@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +61,9 @@ class Block(nn.Module):
         self.context = context
         self.shapes, self.frozen = tuple(shapes), False
         self.pools = tuple(pools) or (None,) * len(stages)
-        self.keep_x, self.depth, self.keep_views = False, 0, frozenset()  # what later blocks ask: see `Signal.advance`
-        self.keep_entered, self.entered = False, None
+        self.keep_x = self.keep_entered = False  # what later blocks ask, and their views: see `Signal.advance`
+        self.depth, self.keep_views = 0, frozenset[str]()
+        self.entered: Tensor | None = None
         self.autocast_dtype = autocast
         self.index, self.seed, self.num_steps = index, seed, 0
         apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
@@ -70,7 +72,7 @@ class Block(nn.Module):
         self.schedule: tuple[str, int, int, dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
-        self._step_pre_hooks: OrderedDict[int, Callable] = OrderedDict()
+        self._step_pre_hooks: OrderedDict[int, Callable[[Block, Signal], None]] = OrderedDict()
 
     def forward(self, signal: Signal) -> Tensor:
         """Return the block's output (B, …) for the signal; computes, and changes nothing."""
@@ -82,7 +84,7 @@ class Block(nn.Module):
         self._check_kind(signal)
         if self.context is None:
             return signal.h
-        h = self.context(signal)
+        h: Tensor = self.context(signal)
         self.entered = h.detach() if self.keep_entered else None
         return h
 
@@ -103,17 +105,17 @@ class Block(nn.Module):
 
         Raises ValueError for a signal without labels, and for a single sample where the loss compares samples.
         """
-        self._check_labelled(signal)
-        if self.objective.batch_statistics and len(signal.y) < 2:
+        y = self._labels(signal)
+        if self.objective.batch_statistics and len(y) < 2:
             raise ValueError(
-                f"block {self.index + 1} got a batch of {len(signal.y)} sample, but its loss compares samples: give at "
+                f"block {self.index + 1} got a batch of {len(y)} sample, but its loss compares samples: give at "
                 "least 2, or use a method without batch statistics such as greedy"
             )
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.computing(signal):
             *inner, h = self.outputs(signal)
             terms = self.objective.loss(self.feature(h, signal), signal)
             for k, (probe, output) in enumerate(zip(self.probes, inner, strict=True)):
-                terms[f"probe{k}"] = losses.cross_entropy(probe(self.feature(output.detach(), signal, k)), signal.y)
+                terms[f"probe{k}"] = losses.cross_entropy(probe(self.feature(output.detach(), signal, k)), y)
         return h, terms
 
     def step(self, signal: Signal) -> Signal:
@@ -164,7 +166,7 @@ class Block(nn.Module):
     @property
     def needs(self) -> Needs:
         """What the block asks of those before it."""
-        own = self.context.needs if self.context is not None else Needs()
+        own = cast(Needs, self.context.needs) if self.context is not None else Needs()
         masked = any(self.pools) or any(map(takes_mask, self.body))
         return replace(own, x=own.x or self.objective.needs_x, views=own.views | {"mask"} if masked else own.views)
 
@@ -185,7 +187,7 @@ class Block(nn.Module):
         """Return the logits (B, C) that this block alone would answer for what a head reads of its output."""
         return self.objective.readout(h)
 
-    def autocast(self, h: Tensor) -> AbstractContextManager:
+    def autocast(self, h: Tensor) -> torch.autocast:
         """Return the context in which this block computes."""
         return torch.autocast(h.device.type, self.autocast_dtype or torch.bfloat16, self.autocast_dtype is not None)
 
@@ -206,14 +208,15 @@ class Block(nn.Module):
             kind = type(signal).__name__
             raise TypeError(f"block {self.index + 1} takes a signal, but got a {kind}: net.signal(x, y) makes one")
 
-    def _check_labelled(self, signal: Signal) -> None:
+    def _labels(self, signal: Signal) -> Tensor:
         self._check_kind(signal)
         if signal.y is None:
             raise ValueError(f"block {self.index + 1} got a signal without labels to learn from: net.signal(x, y)")
+        return signal.y
 
     def check_learns(self, signal: Signal) -> None:
         """Raise ValueError or TypeError for a signal without labels, and for a block in evaluation mode."""
-        self._check_labelled(signal)
+        self._labels(signal)
         if not self.training:
             raise ValueError(
                 f"block {self.index + 1} is in evaluation mode, where a step would move its weights but not its batch "
@@ -240,7 +243,7 @@ class Block(nn.Module):
         self.schedule = schedule, total_steps, warmup_steps, shape
         self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps, **shape)
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to go on: weights and buffers, optimizer, scheduler, step count."""
         return {
             "module": self.state_dict(),
@@ -251,7 +254,7 @@ class Block(nn.Module):
             "frozen": self.frozen,
         }
 
-    def load_training_state(self, state: dict) -> None:
+    def load_training_state(self, state: dict[str, Any]) -> None:
         """Take over what `training_state` gave."""
         self.load_state_dict(state["module"])
         if state["schedule"]:  # a block added later has one of its own

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kit.modules import fan_out_normal
 from kit.settings import check, typed
-from kit.shapes import Shape
+from kit.shapes import Shape, Sides
 from kit.signal import Signal
 
 
@@ -132,12 +132,13 @@ class ExtraView(nn.Module):
     def forward(self, signal: Signal) -> Tensor:
         h = signal.h if self.inner is None else self.inner(signal)
         seen = self.encoder(signal.views[self.name])
-        return self.mix(torch.cat([h, seen.expand(*h.shape[:-1], -1) if h.ndim == 3 else seen], dim=self.axis))
+        seen = seen.expand(*h.shape[:-1], -1) if h.ndim == 3 else seen
+        return cast(Tensor, self.mix(torch.cat([h, seen], dim=self.axis)))
 
     @property
     def needs(self) -> Needs:
         """What the block asks of those before it."""
-        before = self.inner.needs if self.inner is not None else Needs()
+        before = cast(Needs, self.inner.needs) if self.inner is not None else Needs()
         return replace(before, views=before.views | {self.name})
 
 
@@ -165,11 +166,11 @@ def view_encoder(source: Shape, target: Shape) -> nn.Sequential:
 
 
 def _shrinking(source: Shape, target: Shape) -> nn.Sequential:
-    channels, sides, size = source.channels, source.size, target.size
+    channels, sides, size = source.channels, list(source.size), target.size
     out, layers = max(1, target.channels // 4), []
     while any(side >= 2 * wanted for side, wanted in zip(sides, size, strict=True)):
-        stride = [2 if side >= 2 * wanted else 1 for side, wanted in zip(sides, size, strict=True)]
-        layers += _conv(channels, out, 3, stride)
+        stride = tuple(2 if side >= 2 * wanted else 1 for side, wanted in zip(sides, size, strict=True))
+        layers += _conv(channels, out, 3, cast(Sides, stride))
         channels, out = out, min(2 * out, target.channels)
         sides = [-(-side // step) for side, step in zip(sides, stride, strict=True)]
     return _in_layout(source, target, [*layers, *_conv(channels, target.channels, 3), Resize(size)])
@@ -205,7 +206,7 @@ def _between_maps(source: Shape, target: Shape, hidden: int | None, bias: bool) 
     return _in_layout(source, target, [*layers, Resize(target.size)])
 
 
-def _conv(channels: int, out: int, kernel: int, stride: int | Sequence[int] = 1, bias: bool = False) -> list[nn.Module]:
+def _conv(channels: int, out: int, kernel: int, stride: int | Sides = 1, bias: bool = False) -> list[nn.Module]:
     conv = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias)
     return [conv, nn.BatchNorm2d(out), nn.ReLU()]
 
@@ -226,7 +227,7 @@ class Resize(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         if tuple(h.shape[2:]) == self.size:
             return h
-        return (F.adaptive_avg_pool2d if len(self.size) == 2 else F.adaptive_avg_pool1d)(h, self.size)
+        return F.adaptive_avg_pool2d(h, cast(Sides, self.size)) if h.ndim == 4 else F.adaptive_avg_pool1d(h, self.size)
 
 
 class Move(nn.Module):
@@ -234,7 +235,7 @@ class Move(nn.Module):
 
     def __init__(self, source: int, to: int):
         super().__init__()
-        self.source, self.to = source, to
+        self.source, self.target = source, to
 
     def forward(self, h: Tensor) -> Tensor:
-        return h.movedim(self.source, self.to)
+        return h.movedim(self.source, self.target)

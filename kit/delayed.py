@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from kit.settings import Positive, check
 from kit.signal import Signal
 
 Meet = Callable[[Signal | None], Tensor | None]
+Ends = tuple[Signal | None, Tensor | None]
 
 WEIGHTS = {
     "mixed": "activations of the batch's forward, today's weights in the backward formulas: FDG, DDG as published",
@@ -76,7 +77,7 @@ class Flight:
     """The block's output with its graph; None where the forward is replayed."""
     features: Tensor | None = None
     """The output as it was, for the head that watches."""
-    saved: list = field(default_factory=list)
+    saved: list[Any] = field(default_factory=list)
     """What the graph keeps, in the order in which autograd saved it: a tensor, or (number of a parameter, view)."""
 
 
@@ -87,7 +88,9 @@ class DelayedBlock(Block):
     gradient has come.
     """
 
-    def __init__(self, *args: object, delay: Delay, num_blocks: int, **more: object):
+    pending: bool  # whether the last block's gradient waits for the next tick
+
+    def __init__(self, *args: Any, delay: Delay, num_blocks: int, **more: Any):
         super().__init__(*args, **more)
         if len(delay.delay_lr) > num_blocks:
             raise ValueError(f"delay_lr={list(delay.delay_lr)}, but there are {num_blocks} blocks: one factor for each")
@@ -98,7 +101,7 @@ class DelayedBlock(Block):
         for group in self.optimizer.param_groups:
             group["lr"] *= delay.delay_lr[self.index] if self.index < len(delay.delay_lr) else 1.0
 
-    def tick(self, signal: Signal | None, meet: Meet | None = None) -> tuple[Signal | None, Tensor | None]:
+    def tick(self, signal: Signal | None, meet: Meet | None = None) -> Ends:
         """Work on a batch forwards and on an earlier one backwards; return the next signal and the input's gradient.
 
         None stands for nothing come, or nothing to hand on: while the pipeline fills and drains. Where forward passes
@@ -149,7 +152,7 @@ class DelayedBlock(Block):
     def _compute(self, flight: Flight) -> Tensor:
         signal = flight.signal
         with seeds.seeded(self.seed, self.index, flight.number, device=signal.h.device), self.autocast(signal.h):
-            return self(signal)
+            return cast(Tensor, self(signal))
 
     def _back(self, gradient: Tensor | None) -> Tensor | None:
         """Learn from the gradient of the oldest batch under way; return its gradient by the block's input."""
@@ -189,14 +192,14 @@ class DelayedBlock(Block):
     def forget(self) -> None:
         """Let go of all that is under way."""
         self.flights: deque[Flight] = deque()
-        self.inbox: tuple[Signal | None, Tensor | None] = (None, None)
-        self.pending = False  # whether the last block's gradient waits for the next tick
+        self.inbox: Ends = (None, None)
+        self.pending = False
 
     def step(self, signal: Signal) -> Signal:
         """Refuse: such a block learns by ticks."""
         raise TypeError(f"block {self.index + 1} learns by a gradient that comes late: use net.step(x, y), or its tick")
 
-    def training_state(self) -> dict:
+    def training_state(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to go on, batches and gradients under way included."""
         flights = [
             {"signal": f.signal.parts(), "number": f.number, "features": f.features, "saved": f.saved}
@@ -207,7 +210,7 @@ class DelayedBlock(Block):
         late = {"flights": flights, "inbox": (signal and signal.parts(), gradient), "pending": pending}
         return super().training_state() | late | {"num_forwards": self.num_forwards}
 
-    def load_training_state(self, state: dict) -> None:
+    def load_training_state(self, state: dict[str, Any]) -> None:
         """Take over what `training_state` gave; graphs are built anew, around what they had kept."""
         super().load_training_state(state)
         signal, gradient = state["inbox"]
@@ -229,7 +232,7 @@ class DelayedBlock(Block):
         self.load_state_dict(buffers, strict=False)
         self.train(training)
 
-    def _keeping(self, saved: list, before: list | None = None) -> saved_tensors_hooks:
+    def _keeping(self, saved: list[Any], before: list[Any] | None = None) -> saved_tensors_hooks:
         """Return the hooks that keep in `saved` parameters by reference ("mixed") or by a copy, the rest as it is.
 
         With `before`, what an earlier graph of the same forward pass had saved takes the place of what this one would.
@@ -261,7 +264,7 @@ class DelayedBlock(Block):
 
 def ticking(
     blocks: Sequence[DelayedBlock], signal: Signal | None, meet: Meet | None = None
-) -> Generator[DelayedBlock, None, tuple[Signal | None, Tensor | None]]:
+) -> Generator[DelayedBlock, None, Ends]:
     """Let consecutive blocks work for one tick, and give each when it is done.
 
     `signal` enters the first (None: what lies in its inbox, if anything). The rest comes from the block before and the
@@ -282,13 +285,11 @@ def ticking(
     return left[-1][0], left[0][1]
 
 
-def tick(
-    blocks: Sequence[DelayedBlock], signal: Signal | None, meet: Meet | None = None
-) -> tuple[Signal | None, Tensor | None]:
+def tick(blocks: Sequence[DelayedBlock], signal: Signal | None, meet: Meet | None = None) -> Ends:
     """Let consecutive blocks work for one tick: `ticking` at one go."""
     work = ticking(blocks, signal, meet)
     while True:
         try:
             next(work)
         except StopIteration as done:
-            return done.value
+            return cast(Ends, done.value)

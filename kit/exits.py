@@ -37,7 +37,7 @@ DEFAULTS = {"confidence": 0.9, "entropy": 0.2, "margin": 0.8, "patience": None, 
 class Rule:
     """When a sample leaves. Raises ValueError for an unknown name or a threshold or patience out of range."""
 
-    name: one_of("rule", lambda: RULES)
+    name: Annotated[str, one_of("rule", lambda: RULES)]
     threshold: float | None = None
     """Of a share in [0, 1], or of a cosine in [-1, 1]; None is the rule's default. `patience` has none."""
     patience: Count = 1
@@ -222,7 +222,7 @@ def measure(rule: Rule, logits: Tensor, labels: Tensor, cost: Sequence[float]) -
 
 
 @typed
-def candidates(name: one_of("rule", lambda: RULES), logits: Tensor, num: Count = 60) -> list[Rule]:
+def candidates(name: Annotated[str, one_of("rule", lambda: RULES)], logits: Tensor, num: Count = 60) -> list[Rule]:
     """Return rules of that name with about `num` thresholds, where the samples' own scores lie; every patience."""
     patiences = range(1, max(2, len(logits)))
     if name == "patience":

@@ -6,7 +6,7 @@ the blocks that are there, and no answer of the exits before the new block.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ def link(blocks: Sequence[Block]) -> None:
         block.keep_views = frozenset().union(*(need.views for need in behind))
 
 
-def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) -> None:
+def insert(blocks: nn.ModuleList, k: int, block: nn.Module, first: Signal | None) -> None:
     """Put `block` before block k, or at the end where k is the number of blocks, and number the blocks anew.
 
     `first` is a signal that enters the net, to try it on. Raises ValueError, and leaves everything as it was, for a
@@ -42,7 +42,7 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
         raise ValueError(f"cannot insert before block {k}: the net's blocks are numbered 0 to {len(blocks) - 1}")
     if any(block is other for other in blocks):
         raise ValueError("the block is in the net already; a block learns in one place")
-    there = list(blocks)
+    there = cast(list[Block], list(blocks))
     grown = [*there[:k], block, *there[k:]]
     check_disjoint(grown)
     link(grown)
@@ -54,7 +54,7 @@ def insert(blocks: nn.ModuleList, k: int, block: Block, first: Signal | None) ->
         raise
     blocks.insert(k, block)
     block.train(blocks.training)
-    for index, moved in enumerate(blocks):
+    for index, moved in enumerate(grown):
         moved.index = index
 
 
@@ -90,7 +90,7 @@ def trial(blocks: Sequence[Block], signal: Signal, new: int | None = None) -> li
                     visit.logits()
             except (RuntimeError, ValueError, IndexError) as error:
                 raise _misfit(block, k, found[-1], new, str(error).splitlines()[0]) from error
-            signal = visit.after
+            signal = cast(Signal, visit.after)
         return [*found, axes.shape(signal.h)]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import ceil, isqrt, prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kit.modules import fan_out_normal
 from kit.settings import Count, Positive, one_of, typed
-from kit.shapes import Shape, Sizes, average, channels_first
+from kit.shapes import Shape, Sides, Sizes, average, channels_first
 
 AUX_NETS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f", "mlp", "mlp-sr", "cnn")
 """InfoPro's auxiliary nets (ICLR 2021, appendix): so many convolutions, then so many fully connected layers; and DGL's
@@ -19,7 +19,7 @@ AUX_NETS = ("0c1f", "0c2f", "1c1f", "1c2f", "1c3f", "2c2f", "mlp", "mlp-sr", "cn
 Init = Literal["pytorch", "fan-out"]
 """First weights of a head's convolutions: PyTorch's, or normal with variance 2 / (places × outputs), as InfoPro's."""
 
-AuxNet = one_of("auxiliary net", lambda: AUX_NETS)
+AuxNet = Annotated[str, one_of("auxiliary net", lambda: AUX_NETS)]
 Widths = Annotated[Sequence[Count], Field(min_length=1, description="a list of widths of layers, such as (512, 1024)")]
 
 
@@ -39,10 +39,10 @@ class ShrinkFlatten(nn.Module):
 
     def __init__(self, shape: Sequence[int], pool: int | None = None):
         super().__init__()
-        self.shape, self.size = Shape(shape), None
-        self.num_features = prod(shape)
+        self.shape, self.num_features = Shape(shape), prod(shape)
+        self.size: Sides | None = None
         if pool is not None and self.shape.is_map:
-            self.size = tuple(min(pool, size) for size in self.shape.size)
+            self.size = cast(Sides, tuple(min(pool, size) for size in self.shape.size))
             self.num_features = self.shape.channels * prod(self.size)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -77,14 +77,15 @@ def places_classifier(shape: Sequence[int], num_classes: int, most: int = 4096) 
 
     Rows and columns of a map are halved in turn until at most `most` features are left (Nøkland & Eidnes' code).
     """
-    flatten, features = [nn.Flatten()], prod(shape)
+    flatten, features = nn.Sequential(nn.Flatten()), prod(shape)
     if convolves(shape):
         (channels, *size), sides, kernel, axis = shape, shape[1:], [1, 1], 0
         while prod(size) * channels > most and kernel[axis] < sides[axis]:
             kernel[axis] *= 2
             size[axis], axis = ceil(sides[axis] / kernel[axis]), 1 - axis
-        padding = [k * (n - side // k) // 2 for k, n, side in zip(kernel, size, sides, strict=True)]
-        flatten, features = [nn.AvgPool2d(kernel, padding=padding), *flatten], channels * prod(size)
+        padding = tuple(k * (n - side // k) // 2 for k, n, side in zip(kernel, size, sides, strict=True))
+        flatten.insert(0, nn.AvgPool2d(cast(Sides, tuple(kernel)), padding=cast(Sides, padding)))
+        features = channels * prod(size)
     linear = nn.Linear(features, num_classes)
     nn.init.zeros_(linear.weight)
     return nn.Sequential(*flatten, linear)
@@ -118,8 +119,8 @@ def input_decoder(shape: Shape, source: Shape) -> nn.Sequential:
     """
     if not (convolves(shape) and convolves(source)):
         return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), prod(source)), nn.ReLU(), nn.Unflatten(1, source))
-    stride = [after // before for before, after in zip(shape[1:], source[1:], strict=True)]
-    rest = [(after - 1) % step for after, step in zip(source[1:], stride, strict=True)]
+    stride = cast(Sides, tuple(after // before for before, after in zip(shape[1:], source[1:], strict=True)))
+    rest = cast(Sides, tuple((after - 1) % step for after, step in zip(source[1:], stride, strict=True)))
     return nn.Sequential(nn.ConvTranspose2d(shape[0], source[0], 3, stride, 1, rest), nn.ReLU())
 
 
@@ -136,7 +137,7 @@ class _Square(nn.Module):
         self.side = side
 
     def forward(self, h: Tensor) -> Tensor:
-        return h[:, -self.side * self.side :].movedim(1, -1).unflatten(-1, (self.side, self.side))
+        return cast(Tensor, h[:, -self.side * self.side :].movedim(1, -1).unflatten(-1, (self.side, self.side)))
 
 
 class Decoder(nn.Module):
@@ -168,7 +169,7 @@ class Decoder(nn.Module):
         maps = channels_first(h, self.shape) if self.shape.is_map else self.lift(h)
         if list(maps.shape[2:]) != self.size:  # to the same size it changes nothing, and costs two copies
             maps = F.interpolate(maps, self.size, mode="bilinear", align_corners=True)
-        return self.paint(maps).float().sigmoid()
+        return cast(Tensor, self.paint(maps)).float().sigmoid()
 
 
 @typed
@@ -218,7 +219,7 @@ def pooled_net(kind: str, shape: Sequence[int], out: int) -> nn.Sequential:
     if not convolves(shape):
         raise ValueError(f"aux={kind!r} reads maps (C, H, W), but features have the shape {tuple(shape)}: take 1c2f")
     channels, *sides = shape
-    layers: list[nn.Module] = [] if kind == "cnn" else [nn.AdaptiveAvgPool2d([ceil(side / 4) for side in sides])]
+    layers: list[nn.Module] = [] if kind == "cnn" else [nn.AdaptiveAvgPool2d(tuple(ceil(side / 4) for side in sides))]
     for _ in range({"mlp": 0, "mlp-sr": 3, "cnn": 2}[kind]):
         conv = nn.Conv2d(channels, channels, 3 if kind == "cnn" else 1, padding=int(kind == "cnn"), bias=False)
         layers += [conv, nn.BatchNorm2d(channels), nn.ReLU()]

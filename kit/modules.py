@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @contextmanager
@@ -22,27 +25,27 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @cache
-def _takes_mask(kind: type) -> bool:
+def _takes_mask(kind: type[nn.Module]) -> bool:
     mask = signature(kind.forward).parameters.get("mask")
     return mask is not None and mask.default is mask.empty
 
 
 def takes_mask(module: nn.Module) -> bool:
     """Whether `module` has to be told, beside its input, which of the words are real: `mask`, bool (B, T)."""
-    return vars(module).get("takes_mask", False) or _takes_mask(type(module))
+    return bool(vars(module).get("takes_mask")) or _takes_mask(cast(Any, type(module)))
 
 
 def apply(module: nn.Module, h: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return the output of `module` for `h` (B, …), given the mask (B, T) if it reads one."""
-    return module(h, mask) if takes_mask(module) else module(h)
+    return cast(Tensor, module(h, mask) if takes_mask(module) else module(h))
 
 
-def on(device: torch.device, module: nn.Module) -> nn.Module:
+def on(device: torch.device, module: M) -> M:
     """Return `module`, moved to `device` unless all of it is there: tensors without data refuse even an idle move."""
     return module if all(p.device == device for p in module.parameters()) else module.to(device)
 
 
-def fan_out_normal(net: nn.Module) -> nn.Module:
+def fan_out_normal(net: M) -> M:
     """Return `net` with the weights of its convolutions drawn anew: normal, variance 2 / (places × outputs).
 
     Source: He et al. 2015; so InfoPro's and ContSup's code begins, heads and encoders included.

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,23 +38,23 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        growth.check_disjoint(self.blocks)
+        growth.check_disjoint(self)
         self.method, self.num_classes, self.channels_last = method, num_classes, channels_last
         self.plan, self.num_planned = plan, len(self.blocks)
         self.stepping = False
         self.cuts: list[str] | None = None  # where the model was cut, if `kit.train.build` did it
-        self.origin: dict | None = None  # the settings that built it, and its fingerprint then: see kit.train.identity
+        self.origin: dict[str, Any] | None = None  # the settings and fingerprint it began with: see kit.train.identity
         self.fingerprint: str | None = None  # at the start of its first run
-        self._known_costs: dict[tuple, list[float]] = {}
+        self._known_costs: dict[tuple[object, ...], list[float]] = {}
 
     def __iter__(self) -> Iterator[Block]:
-        return iter(self.blocks)
+        return iter(cast(Iterable[Block], self.blocks))
 
     def __len__(self) -> int:
         return len(self.blocks)
 
     def __getitem__(self, k: int) -> Block:
-        return self.blocks[k]
+        return cast(Block, self.blocks[k])
 
     def forward(self, *inputs: object) -> None:
         """Raise TypeError: a net of blocks has as many answers as exits."""
@@ -64,14 +65,14 @@ class Net(nn.Module):
         return next(self.parameters()).device
 
     @property
-    def late(self) -> bool:
-        """Whether the blocks' gradients come late."""
-        return any(isinstance(block, DelayedBlock) for block in self)
+    def late(self) -> list[DelayedBlock]:
+        """The blocks whose gradients come late: all, or none."""
+        return [block for block in self if isinstance(block, DelayedBlock)]
 
     @property
     def num_filling(self) -> int:
         """Steps after which every block has learned: 1, or more where gradients come late."""
-        return self[0].ticks + 2 if self.late else 1
+        return self.late[0].ticks + 2 if self.late else 1
 
     @property
     def num_exits(self) -> int:
@@ -125,20 +126,18 @@ class Net(nn.Module):
 
     def drain(self) -> None:
         """Let the blocks learn from all that is under way (`kit.delayed`), and take in nothing new."""
-        if self.late:
-            for _ in range(self[0].ticks):
-                tick(list(self), None)
+        for _ in range(self.late[0].ticks if self.late else 0):
+            tick(self.late, None)
 
     def forget(self) -> None:
         """Let go of all that is under way (`kit.delayed`), as if the pipeline had never been filled."""
-        for block in self:
-            if isinstance(block, DelayedBlock):
-                block.forget()
+        for block in self.late:
+            block.forget()
 
     def steps(self, signal: Signal) -> Iterator[Block]:
         """Train on one batch, block by block, and give each block when it has had its turn."""
         if self.late:
-            yield from ticking(list(self), signal)
+            yield from ticking(self.late, signal)
             return
         for block in self:
             signal = block.step(signal)
@@ -197,7 +196,7 @@ class Net(nn.Module):
     def insert(self, k: int, block: nn.Module) -> None:
         """Add a block before block k, so that it becomes block k; those behind it see another input from now on."""
         self._check_may_grow()
-        growth.insert(self.blocks, k, block, self._example())
+        growth.insert(self.blocks, k, block, None if self.plan is None else self.signal(self.plan.example))
 
     def grow(self, side: str | None = None) -> Block:
         """Add the next block of the plan and return it. `side` names a view that it sees besides."""
@@ -208,8 +207,8 @@ class Net(nn.Module):
                 f"the net has all blocks of its plan (max_blocks={most}): cut the model into more, or append a block "
                 "of your own with net.append(net.new_block(module))"
             )
-        block = self.plan.block(self.num_planned, [block.objective for block in self], self._sides(side))
-        growth.insert(self.blocks, len(self), block, self._example())
+        block = self.plan.block(self.num_planned, [block.objective for block in self], self._sides(side, self.plan))
+        self.append(block)
         self.num_planned += 1
         return block
 
@@ -221,17 +220,19 @@ class Net(nn.Module):
         encoder for it: `{name: module}`, from the view to the shape of the net's output.
         """
         self._check_may_grow()
-        inputs = growth.trial(list(self), self._example())
-        return self.plan.behind(inputs, [block.objective for block in self], module, self._sides(side))
+        if self.plan is None:
+            raise ValueError("the net has no plan to make blocks by: kit.decouple gives it one")
+        inputs = growth.trial(list(self), self.signal(self.plan.example))
+        return self.plan.behind(inputs, [block.objective for block in self], module, self._sides(side, self.plan))
 
     def freeze(self, upto: int | None = None) -> None:
         """Freeze the first `upto` blocks (None: all): they only run forward, in evaluation mode, until `thaw`."""
-        for block in growth.upto(self, upto):
+        for block in growth.upto(list(self), upto):
             block.freeze()
 
     def thaw(self, upto: int | None = None) -> None:
         """Let the first `upto` blocks (None: all) learn again, with the optimizer state they were frozen with."""
-        for block in growth.upto(self, upto):
+        for block in growth.upto(list(self), upto):
             block.thaw()
             block.train(self.training)
 
@@ -247,12 +248,9 @@ class Net(nn.Module):
                 "best between two epochs (on_epoch=, or grow= in the config)"
             )
 
-    def _example(self) -> Signal | None:
-        return self.plan and self.signal(self.plan.example)
-
-    def _sides(self, side: str | Mapping[str, nn.Module] | None) -> Views:
+    def _sides(self, side: str | Mapping[str, nn.Module] | None, plan: Plan) -> Views:
         sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
-        known = {name: self.plan.shape(name) for name in self.plan.example if name != "x"}
+        known = {name: plan.shape(name) for name in plan.example if name != "x"}
         for name in sides:
             if name not in known:
                 raise unknown("view", name, known)

@@ -35,6 +35,8 @@ class Objective(nn.Module):
     lr_factors: Mapping[str, float] = MappingProxyType({})
     """The factor of the learning rate of parts that have one of their own, by the part's name."""
 
+    head: nn.Module
+    """What the loss reads the block's output through."""
     lent: nn.Module | None = None
     """A part of the head that later blocks answer with, and this one trains (AL's decoder)."""
     borrowed: tuple[nn.Module, ...] = ()

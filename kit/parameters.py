@@ -35,7 +35,7 @@ class Parameter:
     help: str
 
 
-def read_parameters(notebook: str | os.PathLike) -> dict[str, Parameter]:
+def read_parameters(notebook: str | os.PathLike[str]) -> dict[str, Parameter]:
     """Return the parameters that a notebook declares, by name. ValueError for a file without such a cell."""
     import nbformat
 
@@ -67,7 +67,7 @@ def _declarations(source: str) -> Iterator[tuple[str, Parameter]]:
             default = adapter(kind).validate_python(ast.literal_eval(line.value))
         except ValueError as error:
             raise ValueError(f"{ast.unparse(line)!r}: the value is no literal of that type") from error
-        help = comments.get(line.end_lineno, "")
+        help = comments.get(line.end_lineno or 0, "")
         yield line.target.id, Parameter(kind, ast.unparse(line.annotation), default, help)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -109,12 +110,12 @@ class Plan:
         shapes: Sequence[Shape], views: Views | None, pools: Sequence[Pool | None],
     ) -> Block:  # fmt: skip
         """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
-        first = len(shapes) - len(stages) - 1
+        at = len(shapes) - len(stages) - 1
         with seeds.seeded(self.seed, "context", index):
-            context = supplied(self.supply, index, shapes[: first + 1], self.example["x"], self.encoding)
+            context: nn.Module | None = supplied(self.supply, index, shapes[: at + 1], self.example["x"], self.encoding)
         for name, view in (views or {}).items():
             with seeds.seeded(self.seed, "side", index, name):
-                context = ExtraView(name, shapes[first], view, context)
+                context = ExtraView(name, shapes[at], view, context)
         parts = nn.ModuleList([*stages, objective, *probes])
         if context is not None:
             parts.append(on(self.device, context))
@@ -122,9 +123,8 @@ class Plan:
             parts.to(memory_format=torch.channels_last)
         if self.dtype == torch.bfloat16:
             amx_layers.lay_out(parts)
-        stages, (objective, *probes) = [*parts[: len(stages)]], parts[len(stages) : len(stages) + len(probes) + 1]
-        context = None if context is None else parts[-1]
-        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:], "pools": pools}
+        stages, probes = [*parts[: len(stages)]], [*parts[len(stages) + 1 :][: len(probes)]]
+        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[at:], "pools": pools}
         return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)
 
 
@@ -133,7 +133,7 @@ def pooling(stage: nn.Module, shape: Shape) -> Pool | None:
 
     A layer says so by a method `feature(h, mask)`.
     """
-    own = [part.feature for part in stage.modules() if hasattr(part, "feature")]
+    own = [cast(Pool, part.feature) for part in stage.modules() if hasattr(part, "feature")]
     return (own or [real_mean])[-1] if len(shape) == 2 else None
 
 

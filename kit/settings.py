@@ -5,17 +5,19 @@ type alone does not tell is part of an alias below, with the words that say what
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, wraps
 from inspect import signature
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from kit.errors import unknown
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Whole = Annotated[int, Field(ge=0, lt=2**63, description="a whole number of at least 0")]
 Count = Annotated[int, Field(ge=1, lt=2**31, description="a whole number of at least 1")]
 Positive = Annotated[float, Field(gt=0, lt=1e9, description="a positive number")]
@@ -23,44 +25,46 @@ NonNegative = Annotated[float, Field(ge=0, lt=1e9, description="a number of at l
 Share = Annotated[float, Field(gt=0, lt=1, description="a fraction between 0 and 1")]
 Decay = Annotated[float, Field(ge=0, lt=1, description="a number in [0, 1)")]
 Portion = Annotated[float, Field(ge=0, le=1, description="a share in [0, 1]")]
-Folder = Annotated[Annotated[str, Field(min_length=1)] | os.PathLike, Field(description="the path of a folder")]
+Folder = Annotated[Annotated[str, Field(min_length=1)] | os.PathLike[str], Field(description="the path of a folder")]
 
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
-_NAMES |= {dict: "a mapping of names to values", Mapping: "a mapping of names to values", Callable: "a function"}
+_NAMES: dict[object, str] = {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}
+_NAMES |= {type(None): "None", Callable: "a function"} | dict.fromkeys((dict, Mapping), "a mapping of names to values")
 
 
 def one_of(kind: str, allowed: Callable[[], Iterable[str]]) -> Any:
-    """Return the type of names out of `allowed()`; any other is refused with the nearest one."""
+    """Return what makes `Annotated[str, …]` the names out of `allowed()`; any other is refused with the nearest one."""
 
     def known(name: str) -> str:
         if name not in (names := allowed()):
             raise unknown(kind, name, names)
         return name
 
-    return Annotated[str, AfterValidator(known), Field(description=f"the name of a {kind}")]
+    rule = Field(description=f"the name of a {kind}")
+    rule.metadata.append(AfterValidator(known))
+    return rule
 
 
-def check(settings: Any, prefix: str = "") -> None:
+def check(settings: object, prefix: str = "") -> None:
     """Raise ValueError unless every field of the dataclass is what its annotation says; `prefix` goes before names."""
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in _hints(cast(Hashable, type(settings))).items():
         confirm(prefix + name, getattr(settings, name), hint)
 
 
-def typed(function: Callable) -> Callable:
+def typed(function: Callable[P, R]) -> Callable[P, R]:
     """Return the function, which from now on raises ValueError for an argument that its annotation does not allow."""
 
     parameters = signature(function)
 
     @wraps(function)
-    def call(*args: object, **kwargs: object) -> object:
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
         confirm_arguments(function, parameters.bind(*args, **kwargs).arguments)
         return function(*args, **kwargs)
 
     return call
 
 
-def confirm_arguments(function: Callable, given: Mapping[str, object]) -> None:
+def confirm_arguments(function: Callable[..., object], given: Mapping[str, object]) -> None:
     """Raise ValueError for an argument of `function`, among those given, that its annotation does not allow."""
     for name, hint in _hints(function).items():
         if name in given:
@@ -92,7 +96,7 @@ def _shown(value: object) -> str:
     return text if 0 < len(text) < 200 and "\n" not in text else f"<{type(value).__name__}>"
 
 
-def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
+def accept(kind: str, given: Mapping[str, object], cls: type) -> dict[str, Any]:
     """Return `given` as keyword arguments of the dataclass; ValueError for one that it does not have."""
     names = [field.name for field in fields(cls)]
     for name in given:
@@ -102,7 +106,7 @@ def accept(kind: str, given: Mapping[str, object], cls: type) -> dict:
 
 
 @cache
-def adapter(hint: Any) -> TypeAdapter:
+def adapter(hint: Any) -> TypeAdapter[Any]:
     """Return pydantic's validator of a type: strict, so that 1 is no bool, "1" no number, and nan and inf are none."""
     if is_dataclass(hint):
         return TypeAdapter(InstanceOf[hint])
@@ -121,7 +125,7 @@ def expected(hint: Any) -> str:
     """Return a type in words: "a whole number of at least 1, or None"."""
     metadata = getattr(hint, "__metadata__", ())
     if words := next((part.description for part in metadata if getattr(part, "description", None)), None):
-        return words
+        return str(words)
     origin, parts = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
         return expected(parts[0])

@@ -21,6 +21,8 @@ from kit.settings import Count
 
 Sizes = Annotated[Sequence[Count], Field(min_length=1, description="a shape without batch, such as (3, 32, 32)")]
 """Sizes of vectors, tokens or maps, as they are given."""
+Sides = tuple[int, int]
+"""Height and width."""
 
 
 class Shape(tuple[int, ...]):

@@ -44,18 +44,17 @@ def walk(blocks: Iterable[Block], signal: Signal, losses: bool = False) -> Gener
         last = len(block.body) - 1
         if losses:
             h, terms = block.losses(signal)
-            after = block.next_signal(signal, h)
-            yield Visit(block, signal, h, last, after, terms)
-            signal = after
+            following = block.next_signal(signal, h)
+            yield Visit(block, signal, h, last, following, terms)
+            signal = following
             continue
-        h = None
         for k, stage in enumerate(block.body):
             with block.computing(signal):
-                h = apply(stage, block.enter(signal) if h is None else h, signal.views.get("mask"))
+                h = apply(stage, h if k else block.enter(signal), signal.views.get("mask"))
             after = block.next_signal(signal, h) if k == last else None
             rows = yield Visit(block, signal, h, k, after, {})
             if rows is not None and after is not None:
                 after = after.select(rows)
             elif rows is not None:
                 h, signal = h[rows], signal.select(rows)
-        signal = after
+            signal = signal if after is None else after

@@ -5,13 +5,19 @@ import torch
 from torch import nn
 
 import kit
-from kit.context import ExtraView
+from kit.context import ExtraView, view_encoder
 from kit.data.views import columns
 from kit.methods import REGISTRY
+from kit.shapes import Shape
 from kit.train import build, load_data
 from tests.test_methods import SMALL, batch, same, snapshot, stages
 
 DECOUPLED = [name for name, method in REGISTRY.items() if not method.one_loss]
+
+
+def test_every_part_of_an_encoder_can_be_moved():
+    encoder = view_encoder(Shape((16, 16, 3), axis=2), Shape((4, 4, 8), axis=2))
+    assert all(part.to("cpu") is part for part in encoder.modules()), "no part hides nn.Module.to"
 
 
 def halves():

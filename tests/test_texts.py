@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 import kit
+from kit.backbones.sequences import BiLSTM, Encoder
+from kit.measure import costs
 from kit.methods import REGISTRY
 from kit.shapes import real_mean
 from kit.train import build
@@ -160,6 +162,17 @@ def test_exits_are_left_early_and_cost_less(texts, data):
         torch.testing.assert_close(logits[k], answers[left[k]][k], rtol=1e-4, atol=1e-5)
 
 
+def test_flops_of_fused_layers_are_counted():
+    """By hand, 2 a multiply-add: an LSTM's eight products a word and way, a Transformer layer's and its attention's."""
+    x, mask = torch.randn(1, 20, 30), torch.ones(1, 20, dtype=torch.bool)
+    lstm, encoder = BiLSTM(30, 30).eval(), Encoder(30, 6, 120, 0.0, batch_first=True).eval()
+    with torch.no_grad():
+        assert costs.flops(lambda: lstm(x, mask)) == 20 * 2 * 8 * 2 * 30 * 30
+        assert costs.flops(lambda: encoder(x, mask)) == 20 * (2 * (4 * 30 * 30 + 2 * 30 * 120) + 2 * 2 * 20 * 30)
+        before = lstm(x, mask), encoder(x, mask)
+    assert torch.backends.mha.get_fastpath_enabled() and torch.backends.mkldnn.enabled and before[0].isfinite().all()
+
+
 class OwnReader(nn.Module):
     """A model of one's own that reads words and a mask, plain PyTorch inside."""
 
@@ -208,5 +221,5 @@ def test_what_makes_no_sense_on_texts_is_refused(texts, data):
         build(kit.RunConfig(dataset=texts, backbone="resnet20", output=None), data)
     with pytest.raises(ValueError, match="reads texts, and digits has images"):
         build(kit.RunConfig(backbone="lstm", output=None), kit.load_data("digits"))
-    with pytest.raises(ValueError, match="heads=7 do not divide the width 15"):
+    with pytest.raises(ValueError, match="heads=7 do not divide the width hidden=300"):
         build(config(texts, "transformer", backbone_options={"heads": 7}), data)

@@ -24,7 +24,6 @@ OWN = """
 import numpy as np, pandas as pd
 from PIL import Image
 from pathlib import Path
-import kit
 
 rng = np.random.default_rng(0)
 for name, level in (("cat", 60), ("dog", 190)):
@@ -32,12 +31,7 @@ for name, level in (("cat", 60), ("dog", 190)):
     for k in range(30):
         Image.fromarray((rng.integers(-40, 40, (8, 8, 3)) + level).astype("uint8")).save(f"pets/{name}/{k}.png")
 x, y = rng.normal(size=(90, 4)), np.arange(90) % 3
-pd.DataFrame(x + y[:, None], columns=list("abcd")).assign(label=y).to_csv("table.csv", index=False)
-for method in ("bp", "greedy"):
-    base = {"backbone": "mlp", "method": method, "num_blocks": 2, "epochs": 2, "batch_size": 16, "output": None}
-    for data in (kit.load_data("folder:pets"), kit.load_data("table:table.csv"), kit.Data.of((x, y))):
-        config = kit.RunConfig(**base)
-        print(data.name, method, kit.fit(kit.train.build(config, data), data, config).last_exit("test")[-1])
+pd.DataFrame(x + y[:, None], columns=list("abcd")).assign(label=y).to_csv("patients.csv", index=False)
 """
 
 
@@ -129,8 +123,11 @@ def test_the_wheel_works_from_an_empty_folder(source, fresh, environment, tmp_pa
     run([fresh, "-m", "pip", "install", "--no-deps", wheel], empty, environment)
     assert "notebooks are in mine" in run([fresh, "-m", "lessons", "copy", "mine"], empty, environment)
     assert (empty / "mine/06_local_losses_and_context.ipynb").exists()
-    (empty / "own.py").write_text(OWN)
+    readme = (ROOT / "README.md").read_text().partition("## Your own")[2]
+    examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[:3]
+    assert all(len(example.splitlines()) < 10 for example in examples)
+    (empty / "own.py").write_text("\n".join([OWN, *examples]))
     said = run([fresh, "own.py"], empty, environment)
-    assert said.count("bp") >= 3 and "folder:pets greedy" in said
+    assert len(re.findall(r"^(bp|greedy) \{'epoch'", said, re.MULTILINE)) == 6
     measured = "from lessons.shipped import shipped; print((shipped('measured') / 'accuracy.csv').exists())"
     assert run([fresh, "-c", measured], empty, environment).strip() == "True"

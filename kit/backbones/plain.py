@@ -54,9 +54,9 @@ class _Skip(nn.Sequential):
 
 def mlp(
     in_channels: int, num_classes: int, width: float, image_size: int, depth: Count = 3, hidden: Count | None = None,
-    activation: one_of("activation", lambda: ACTIVATIONS) = "relu",
-    norm: one_of("norm", lambda: list(NORMS)[1:]) | None = None,
-    residual: bool = False, init: one_of("init", lambda: INITS) = "default",
+    activation: Annotated[str, one_of("activation", lambda: ACTIVATIONS)] = "relu",
+    norm: Annotated[str, one_of("norm", lambda: list(NORMS)[1:])] | None = None,
+    residual: bool = False, init: Annotated[str, one_of("init", lambda: INITS)] = "default",
 ) -> nn.Sequential:  # fmt: skip
     """Build flatten, `depth` hidden layers (Linear, norm, activation) called layer1 … layerN, and a linear classifier.
 

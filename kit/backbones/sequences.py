@@ -116,9 +116,9 @@ def transformer(
 
     Texts have at most `image_size` words.
     """
-    size = max(1, round(width * hidden))
-    if size % heads:
-        raise ValueError(f"heads={heads} do not divide the width {size}: choose heads or hidden so that they do")
+    if hidden % heads:
+        raise ValueError(f"heads={heads} do not divide the width hidden={hidden}: choose two numbers so that they do")
+    size = heads * max(1, round(width * hidden / heads))  # however narrow, of whole heads
     layers = [Encoder(size, heads, 4 * size, dropout, batch_first=True) for _ in range(depth)]
     return _classifier(Words(in_channels, size, image_size, vectors), layers, size, num_classes)
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from kit.data.augment import recipe
 from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
 from kit.data.own import checked_pair, set_aside
-from kit.data.splits import DataSettings, Split, three_splits
+from kit.data.splits import DataSettings, Split, prepared
 from kit.data.stratified import few_classes
 from kit.data.text_files import Texts
-from kit.data.tokens import bucketed, encode, text_views
+from kit.data.tokens import bucketed, encode
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import generator
@@ -75,7 +75,8 @@ class Data:
             raise ValueError(f"samples differ in shape between the splits: {shapes}")
         names = range(1 + max(int(y.max()) for _, y in pairs.values())) if classes is None else classes
         train, test = (pairs["train"], pairs["test"]) if test is not None else set_aside(*pairs["train"])
-        return assemble(name, train, test, pairs.get("val"), tuple(map(str, names)), settings)
+        known = prepared(name, train, test, pairs.get("val"), tuple(map(str, names)), settings)
+        return cls(**known).with_views(*settings.views or ())
 
     @property
     def num_classes(self) -> int:
@@ -237,18 +238,3 @@ class Data:
             return x * self.std.to(x.device) + self.mean.to(x.device)
         mean, std = (values.to(x.device).view(-1, 1, 1) for values in (self.mean, self.std))
         return (x * std + mean).clamp(0, 1)
-
-
-def assemble(
-    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
-    augmentation: str = "none", num_workers: int = 0, views: Mapping[str, View] = VIEWS,
-) -> Data:  # fmt: skip
-    """Return pairs (x, y) that were read as a dataset, cut, noised, scaled and seen as the settings ask."""
-    splits, scaling, words, vectors = three_splits(train, test, val, len(classes), settings, name)
-    shape, augmentation = tuple(splits[0].images.shape[1:]), settings.augment or augmentation
-    if len(shape) == 1 and augmentation != "none":
-        kind = "texts" if words else "rows of numbers"
-        raise ValueError(f"augment={augmentation!r} is of images, and {name} has {kind}: leave it out")
-    known = text_views(train[0].fields, settings.views or ()) if words else {**VIEWS, **views}
-    data = Data(name, *splits, shape, classes, *scaling, augmentation, num_workers, words=words, vectors=vectors)
-    return replace(data, known_views=known).with_views(*settings.views or ())

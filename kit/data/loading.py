@@ -5,10 +5,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from kit.data.dataset import Data, assemble
+from kit.data.dataset import Data
 from kit.data.own import SOURCES
 from kit.data.readers import DATASETS
-from kit.data.splits import DataSettings
+from kit.data.splits import DataSettings, prepared
 from kit.settings import Folder, Whole, accept, confirm
 
 
@@ -42,5 +42,6 @@ def load_data(
     read, augmentation = DATASETS.get(settings.dataset) or (partial(SOURCES[kind], path, settings.image_size), "none")
     train, test, classes, *views = read(Path(settings.root).expanduser().absolute(), download)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    data = assemble(settings.dataset, train, test, None, classes, settings, augmentation, workers, *views)
+    known = prepared(settings.dataset, train, test, None, classes, settings, augmentation, *views)
+    data = Data(**known, num_workers=workers).with_views(*settings.views or ())
     return replace(data, origin=settings.data_identity() | {"fingerprint": data.fingerprint()})

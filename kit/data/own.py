@@ -16,7 +16,7 @@ from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.seeds import generator
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Tensor | Texts, Tensor]
 
 
 def known_dataset(name: str) -> str:
@@ -120,7 +120,7 @@ def _take(x: Tensor, at: list[int]) -> Tensor:
     return x[:, at]
 
 
-def read_own_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
+def read_own_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple[Any, ...]:
     """Read one's own texts: a folder per class of .txt files, or a CSV or Parquet file of texts with a column `label`.
 
     The label may be another column, named as `FILE#COLUMN`; all others are fields. A fixed fifth is the test split.

@@ -1,10 +1,10 @@
 """Which data, and how they are seen: the settings, and the splits that are made by them of what was read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +17,8 @@ from kit.data.noise import check_noise, corrupt
 from kit.data.own import known_dataset
 from kit.data.stratified import apart, stratified
 from kit.data.text_files import TEXT_DATASETS, Texts
-from kit.data.tokens import encode, vocabulary, warn_of_unreadable, word_vectors
-from kit.data.views import VIEWS
+from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
+from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.seeds import derive, generator
@@ -52,11 +52,11 @@ class DataSettings:
     """Share of the training images kept aside for validation, between 0 and 1."""
     data_seed: int = 0
     """Seed of the subset, the validation split and the label noise: the same for every training `seed`."""
-    augment: one_of("augmentation", AUGMENTATIONS.keys) | None = None
+    augment: Annotated[str, one_of("augmentation", AUGMENTATIONS.keys)] | None = None
     """Augmentation recipe; None is the dataset's own."""
     classes_per_batch: Count | None = None
     """Of how many classes most training batches are, as PredSim trains where asked; None draws from all."""
-    scaling: one_of("input scaling", lambda: SCALINGS) = "measured"
+    scaling: Annotated[str, one_of("input scaling", lambda: SCALINGS)] = "measured"
     """Mean and standard deviation that inputs are scaled by: the training images' own, or those of published code."""
     noise: str = "none"
     """Model of the label noise put on training labels."""
@@ -129,27 +129,31 @@ class Split:
         return replace(self, **{name: part.to(device) for name, part in vars(self).items() if torch.is_tensor(part)})
 
 
-def three_splits(
-    train: tuple, test: tuple, val: tuple | None, num_classes: int, settings: DataSettings, name: str
-) -> tuple[tuple[Split, Split, Split], tuple[Tensor, Tensor], tuple[str, ...], Tensor | None]:
-    """Cut what was read, and give it the noise and the size asked for; return train, val, test, and mean and std.
-
-    Of texts also the words, which are those of train, and their vectors, if any are given.
-    """
+def prepared(
+    name: str, train: tuple, test: tuple, val: tuple | None, classes: tuple[str, ...], settings: DataSettings,
+    augmentation: str = "none", views: Mapping[str, View] = VIEWS,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the fields of a `Data`: pairs (x, y) that were read, cut, noised and scaled as the settings ask."""
     for part, (_, labels) in {"training": train, "validation": val or train, "test": test}.items():
-        check_class_numbers(labels, len(labels), num_classes, f"{name}, {part} labels")
-    seed, published = settings.data_seed, Split(*train)
-    splits = *((published, Split(*val)) if val else _cut(published, name, num_classes, settings)), Split(*test)
-    words, vectors, scaling = (), None, (torch.zeros(1), torch.ones(1))
+        check_class_numbers(labels, len(labels), len(classes), f"{name}, {part} labels")
+    seed, published, words = settings.data_seed, Split(*train), ()
+    splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
     if isinstance(published.images, Texts):
         (train, val, test), words, vectors = _encoded(splits, name, settings)
+        known = {"known_views": text_views([*published.images.fields], settings.views or ()), "vectors": vectors}
+        mean, std = torch.zeros(1), torch.ones(1)
     else:
         train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
-        scaling = _scaling(settings.scaling, train.images)
-    train = _with_noise(train, num_classes, settings, seed)
+        known, (mean, std) = {"known_views": {**VIEWS, **views}}, _scaling(settings.scaling, train.images)
+    train = _with_noise(train, len(classes), settings, seed)
     if settings.noisy_val:
-        val = _with_noise(val, num_classes, settings, derive(seed, "validation"))
-    return (train, val, test), scaling, words, vectors
+        val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
+    shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
+    if len(shape) == 1 and augmentation != "none":
+        kind = "texts" if words else "rows of numbers"
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has {kind}: leave it out")
+    known |= {"name": name, "train": train, "val": val, "test": test, "shape": shape, "classes": classes}
+    return known | {"mean": mean, "std": std, "augmentation": augmentation, "words": words}
 
 
 def _encoded(splits: Sequence[Split], name: str, settings: DataSettings) -> tuple[list[Split], tuple, Tensor | None]:
@@ -157,8 +161,8 @@ def _encoded(splits: Sequence[Split], name: str, settings: DataSettings) -> tupl
     if settings.noise == "instance":
         raise ValueError("noise='instance' compares images, and these are texts: choose another kind")
     words = vocabulary(splits[0].images, settings.vocabulary)
-    most = settings.max_tokens or (60 if settings.dataset in ("ag-news", "stdlib") else 350)
-    tokens = [encode(split.images, words, most) for split in splits]
+    length = settings.max_tokens or (60 if settings.dataset in ("ag-news", "stdlib") else 350)
+    tokens = [encode(split.images, words, length) for split in splits]
     longest = max(rows.shape[1] for rows in tokens)
     tokens = [F.pad(rows, (0, longest - rows.shape[1])) for rows in tokens]
     for split, rows, part in zip(splits, tokens, ("training", "validation", "test"), strict=True):

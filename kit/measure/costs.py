@@ -4,9 +4,10 @@ import copy
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +42,23 @@ def flops(fn: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def counting() -> AbstractContextManager:
-    """Return PyTorch's counter of operations: `with counting() as counter`, then `counter.get_total_flops()`."""
+@contextmanager
+def counting() -> Iterator[Any]:
+    """Give PyTorch's counter of operations: `with counting() as counter`, then `counter.get_total_flops()`.
+
+    Fused LSTM, Transformer and attention kernels, which it does not know, are computed piece by piece meanwhile.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    return FlopCounterMode(display=False)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        pieces = torch.backends.mkldnn.flags(enabled=False, allow_tf32=None), sdpa_kernel(SDPBackend.MATH)
+        with pieces[0], pieces[1], FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):

@@ -73,8 +73,8 @@ def on_paper() -> Iterator[None]:
         yield
 
 
-def peaks(stages: Sequence[nn.Module], build: Callable[[Sequence[nn.Module]], Net], batch_shape: Sequence[int]) -> list:
-    """Return the peak bytes of each block's step in the net `build(stages)`, less what stays between steps.
+def peaks(stages: Sequence[nn.Module], build: Callable[[Sequence[nn.Module]], Net], example: Tensor) -> list:
+    """Return the peak bytes of each block's step in the net `build(stages)` on such batches, less what stays between.
 
     `build` is given copies without data.
     """
@@ -83,7 +83,7 @@ def peaks(stages: Sequence[nn.Module], build: Callable[[Sequence[nn.Module]], Ne
         stages = copy.deepcopy(list(stages))
     with mode, _Blind():
         net = build(stages)
-    planned = plan(net, batch_shape, settled=False)
+    planned = plan(net, example.shape, example.dtype, settled=False)
     return [block["peak"] - planned.staying for block in planned.blocks]
 
 
@@ -94,7 +94,7 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
 
     `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
     allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
-    Raises ValueError for a shape that the net does not take.
+    Too little for LSTMs, whose oneDNN kernels keep more. Raises ValueError for a shape that the net does not take.
     """
     first, rows = next(net.parameters()), []
     mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()

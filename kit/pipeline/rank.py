@@ -91,7 +91,7 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         shards = shard_sizes(data, split, batch_size, here.num_replicas)
         return [size for shard in shards[start:] if (size := shard[here.replica])]
 
-    late = net[0].delay if net.late else None
+    late = net.late[0].delay if net.late else None
     behind = None if here.is_last else Wire(here.rank + 1, options.timeout, options.link_delay)
     before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay)
     if here.is_first:

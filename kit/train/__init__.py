@@ -95,7 +95,7 @@ def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[
     def peaks(stages: Sequence[nn.Module]) -> tuple[list[int], ...]:
         smallest = replace(config, method="greedy", options={})
         builds = [partial(_decoupled, own, loaded, pixels=torch.sigmoid) for own in (smallest, config)]
-        return tuple(memory.peaks(stages, build, example.shape) for build in builds)
+        return tuple(memory.peaks(stages, build, example) for build in builds)
 
     return choose_cuts(_model(config, loaded, model), config.num_blocks, example, balance, peaks if heads else None)
 

@@ -132,7 +132,7 @@ class Run:
 
     def _flush(self, learning: Sequence[Block]) -> None:
         """Let blocks whose gradients come late learn from all that is under way, if it is time."""
-        flush = self.net[0].delay.flush if self.net.late else "never"
+        flush = self.net.late[0].delay.flush if self.net.late else "never"
         if flush == "epoch" or (flush == "end" and self.epoch + 1 == self.num_epochs):
             for _ in range(self.net[0].ticks):
                 self._step(learning, None)

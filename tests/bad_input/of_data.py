@@ -42,6 +42,9 @@ LOAD = {
     "noise_rate": ["0.4", -1, 0.4, NAN],
     "views": ["top", ["topp"], 3],
     "augment": ["crop", 3],
+    "max_tokens": [0, "60", 1.5],
+    "vocabulary": [0, "9", True],
+    "vectors": [3, ""],
     "num_workers": [-1, "2", 1.5, True],
     "download": ["yes", 1, None],
 }

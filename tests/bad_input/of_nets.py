@@ -6,6 +6,7 @@ from torch import nn
 import kit
 from kit.block import Block
 from kit.context import parse
+from kit.net import Net
 from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import (
     BP,
@@ -101,6 +102,9 @@ CASES = [
         lambda: NORMED.step(X[:1], Y[:1]),
     ),
     Case("net.step(x, y) in evaluation mode", "evaluation mode…net.train()", lambda: resting().step(X, Y)),
+    Case(
+        "Net(blocks).new_block(module)", "no plan…kit.decouple", lambda: Net(net(), "greedy", 10).new_block(nn.ReLU())
+    ),
     Case("net.step(x, None)", "without labels", lambda: NET.step(X, None)),
     Case("fdg.step(x, None)", "without labels", lambda: FDG.step(X, None)),
     Case("fdg.step(x, y) in evaluation mode", "evaluation mode", lambda: net("fdg").eval().step(X, Y)),

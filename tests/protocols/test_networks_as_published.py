@@ -46,7 +46,7 @@ def decoupled(name, method, num_blocks=4, context="none", num_classes=10, backbo
         nets.append(kit.decouple(stages, method, num_classes, example, context, pixels=torch.sigmoid, **options))
         return nets[0]
 
-    memory.peaks(stages, build, (4, 3, 32, 32))
+    memory.peaks(stages, build, torch.zeros(4, 3, 32, 32))
     return nets[0]
 
 
