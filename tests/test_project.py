@@ -29,7 +29,7 @@ TARGETS = ["setup", "demo", "test", "reproduce", "lab", "lint", "docs", "bench",
 # The floors of the house, lowest first: a room may import its own floor and those below it. Names are modules, or
 # packages that stand for all in them; what is not named is of the room it lies in.
 FLOORS = {
-    "foundations": ["errors", "files", "seeds", "modules", "settings", "cpu_allocator", "processes"],
+    "foundations": ["errors", "devices", "files", "seeds", "modules", "settings", "cpu_allocator", "processes"],
     "numbers": ["shapes", "signal", "losses", "measure.costs"],
     "compute": ["compute"],
     "top floor": ["objective", "heads", "context", "block", "growth", "exits", "delayed", "plan", "net"],

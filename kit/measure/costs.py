@@ -14,6 +14,8 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler import profile, record_function
 from torch.utils._pytree import tree_leaves
 
+from kit.devices import available
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces itself on stderr otherwise
 
 
@@ -114,7 +116,7 @@ def peak_bytes(fn: Callable[[], object], device: torch.device | str | None = Non
     called `warm_up` times before: the CPU's profiler misses the release of what was there before the first call, so a
     step, which frees the last one's gradients, takes 1. Not inside another profiler. ValueError for other devices.
     """
-    device = torch.device(device or "cpu")
+    device = available(device or "cpu")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={str(device)!r}: peak_bytes measures 'cpu' and 'cuda' only")
     with profile(profile_memory=True, enabled=device.type == "cpu") as recorded:

@@ -86,7 +86,7 @@ def test_peak_sees_what_keeping_every_activation_costs():
 
 def test_peak_refuses_other_devices():
     with pytest.raises(ValueError, match="device='meta': peak_bytes measures 'cpu' and 'cuda' only"):
-        peak_bytes(lambda: None, "meta")
+        peak_bytes(lambda: None, torch.device("meta"))
 
 
 def test_activation_bytes_of_known_layers():
