@@ -73,7 +73,8 @@ def launcher(fatal, folder, room):
     tempfile.tempdir = str(room)
 
     def hook(event, arguments):
-        above = Path(str(arguments[0])).parents if event == fatal else ()
+        path = Path(str(arguments[0]))
+        above = path.parents if event == fatal and path.suffix != ".lock" else ()
         if room in above and (event == "open" or above[0] == room):
             os.kill(os.getpid(), signal.SIGKILL)
 
