@@ -22,7 +22,7 @@ from kit.devices import available
 from kit.errors import unknown
 from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
-from kit.splitting.split import BALANCES
+from kit.splitting.balance import BALANCES
 
 CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
