@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,13 @@ from torch.utils.hooks import RemovableHandle
 from kit import losses, seeds
 from kit.compute import optimizers
 from kit.context import Needs
+from kit.modules import apply, takes_mask
 from kit.objective import Objective
 from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
+
+Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 class Block(nn.Module):
@@ -28,7 +30,8 @@ class Block(nn.Module):
     in between: classifiers on detached features, trained beside the block, whose gradient never reaches it.
     `index` and `seed` say where the block's randomness comes from: (seed, index, number of its steps), so a block
     draws the same numbers in whatever process and beside whatever other blocks it runs. `shapes` are those of its input
-    and of each stage's output, where they are known. A `frozen` block runs forward only, in evaluation mode: `step`
+    and of each stage's output, where they are known. `pools`, one a stage, make of outputs (B, T, ·) and the mask what
+    heads read, (B, D); None leaves an output as it is. A `frozen` block runs forward only, in evaluation mode: `step`
     leaves it as it is, and no graph is stored.
     """
 
@@ -44,6 +47,7 @@ class Block(nn.Module):
         index: int = 0,
         seed: int = 0,
         shapes: Sequence[Shape] = (),
+        pools: Sequence[Pool | None] = (),
     ):
         super().__init__()
         if len(stages) != len(probes) + 1:
@@ -55,6 +59,7 @@ class Block(nn.Module):
         self.probes = nn.ModuleList(probes)
         self.context = context
         self.shapes, self.frozen = tuple(shapes), False
+        self.pools = tuple(pools) or (None,) * len(stages)
         self.keep_x, self.depth, self.keep_views = False, 0, frozenset()  # what later blocks ask: see `Signal.advance`
         self.keep_entered, self.entered = False, None
         self.autocast_dtype = autocast
@@ -85,8 +90,13 @@ class Block(nn.Module):
         """Give every stage's output, first to last."""
         h = self.enter(signal)
         for stage in self.body:
-            h = stage(h)
+            h = apply(stage, h, signal.views.get("mask"))
             yield h
+
+    def feature(self, h: Tensor, signal: Signal, stage: int = -1) -> Tensor:
+        """Return what a head reads of the output `h` of a stage: of texts (B, D), else the output as it is."""
+        pool = self.pools[stage]
+        return h if pool is None else pool(h, signal.views["mask"])
 
     def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the block's output and its loss terms, unweighted, with the block's precision and randomness.
@@ -101,9 +111,9 @@ class Block(nn.Module):
             )
         with seeds.seeded(self.seed, self.index, self.num_steps, device=signal.h.device), self.computing(signal):
             *inner, h = self.outputs(signal)
-            terms = self.objective.loss(h, signal)
-            for k, (probe, feature) in enumerate(zip(self.probes, inner, strict=True)):
-                terms[f"probe{k}"] = losses.cross_entropy(probe(feature.detach()), signal.y)
+            terms = self.objective.loss(self.feature(h, signal), signal)
+            for k, (probe, output) in enumerate(zip(self.probes, inner, strict=True)):
+                terms[f"probe{k}"] = losses.cross_entropy(probe(self.feature(output.detach(), signal, k)), signal.y)
         return h, terms
 
     def step(self, signal: Signal) -> Signal:
@@ -155,7 +165,8 @@ class Block(nn.Module):
     def needs(self) -> Needs:
         """What the block asks of those before it."""
         own = self.context.needs if self.context is not None else Needs()
-        return replace(own, x=own.x or self.objective.needs_x)
+        masked = any(self.pools) or any(map(takes_mask, self.body))
+        return replace(own, x=own.x or self.objective.needs_x, views=own.views | {"mask"} if masked else own.views)
 
     def freeze(self) -> None:
         """Stop learning: forward only, in evaluation mode, until `thaw`. Optimizer and schedule rest as they are."""
@@ -171,7 +182,7 @@ class Block(nn.Module):
         return super().train(mode and not self.frozen)
 
     def readout(self, h: Tensor) -> Tensor:
-        """Return the logits (B, C) that this block alone would answer for its output `h`."""
+        """Return the logits (B, C) that this block alone would answer for what a head reads of its output."""
         return self.objective.readout(h)
 
     def autocast(self, h: Tensor) -> AbstractContextManager:
@@ -212,7 +223,7 @@ class Block(nn.Module):
     def _misfit(self, signal: Signal, error: Exception) -> str | None:
         """Return what is wrong with a signal that the block failed on, or None where that has another cause."""
         h, weight = signal.h, next(self.parameters(), signal.h)
-        if self.shapes and tuple(h.shape[1:]) != self.shapes[0]:
+        if self.shapes and "mask" not in signal.views and tuple(h.shape[1:]) != self.shapes[0]:
             made = ", ".join(map(str, self.shapes[0]))
             return (
                 f"activations of shape {tuple(h.shape)}, but was made for (B, {made}): give inputs of the example's "
@@ -251,50 +262,3 @@ class Block(nn.Module):
             self.scheduler.load_state_dict(state["scheduler"])
         self.num_steps, self.frozen = state["num_steps"], state["frozen"]
         self.train(self.training)
-
-
-class Visit(NamedTuple):
-    """A walk's stop behind one stage of a block: the signal that entered, the stage's output, and what follows."""
-
-    block: Block
-    signal: Signal
-    h: Tensor
-    """(B, …) the output of stage number `stage`, from 0."""
-    stage: int
-    after: Signal | None
-    """The signal for the next block; None behind the inner stages of a block of several."""
-    terms: dict[str, Tensor]
-    """The block's loss terms, unweighted, where they were asked for."""
-
-    def logits(self) -> Tensor:
-        """Return what the exit here answers, (B, C) in fp32."""
-        head = self.block.readout if self.after is not None else self.block.probes[self.stage]
-        with self.block.computing(self.signal):
-            return head(self.h).float()
-
-
-def walk(blocks: Iterable[Block], signal: Signal, losses: bool = False) -> Generator[Visit, Tensor | None, None]:
-    """Visit `blocks` in order, handing on the signal; nothing learns. Stops behind every stage, where an exit can be.
-
-    `send` it the rows (b,) int64 that go on, or None for all of them. With `losses` the blocks compute as in their next
-    step, with its random numbers and a graph, and the walk stops behind whole blocks.
-    """
-    for block in blocks:
-        last = len(block.body) - 1
-        if losses:
-            h, terms = block.losses(signal)
-            after = block.next_signal(signal, h)
-            yield Visit(block, signal, h, last, after, terms)
-            signal = after
-            continue
-        h = None
-        for k, stage in enumerate(block.body):
-            with block.computing(signal):
-                h = stage(block.enter(signal) if h is None else h)
-            after = block.next_signal(signal, h) if k == last else None
-            rows = yield Visit(block, signal, h, k, after, {})
-            if rows is not None and after is not None:
-                after = after.select(rows)
-            elif rows is not None:
-                h, signal = h[rows], signal.select(rows)
-        signal = after

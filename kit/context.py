@@ -74,11 +74,11 @@ def supplied(
     sources = inputs[:index][::-1][: supply.depth]
     if supply.x and encoding.repeated == "skip" and len(sources) == index:
         sources = sources[:-1]  # the earliest is the network's input, which E reads
-    if (supply.x or len(sources) == index) and not example.is_floating_point():
+    if (supply.x or len(sources) == index) and not example.is_floating_point() and not inputs[0].words:
         raise ValueError(
             f"context gives block {index + 1} the network's input, but inputs of shape {tuple(example.shape[1:])} and "
-            f"{example.dtype} are numbers of tokens, which cannot be added to its features of shape "
-            f"{tuple(inputs[index])}: use context='none', or embed the tokens before the net"
+            f"{example.dtype} are numbers of words that no layer of the first block embeds: use context='none' or "
+            "begin with an nn.Embedding"
         )
     return Context(inputs[index], inputs[0] if supply.x else None, sources, encoding)
 
@@ -115,9 +115,10 @@ class Context(nn.Module):
 class ExtraView(nn.Module):
     """Joins a block's input with an encoding of the view `name`; trained by the block's loss.
 
-    mix([h, encode(view)]) (B, *shape): the encoding has the shape of h, both lie side by side along the channels, and
-    a 1×1 convolution (a Linear for vectors and tokens) brings them back to `shape`. `inner` is the block's own context,
-    which comes first. Source: dynamic expansion with new features, Huang's thesis (NCU, 2024).
+    mix([h, encode(view)]) (B, *shape): the encoding has the shape of h, or of words (B, 1, D), both lie side by side
+    along the channels, and a 1×1 convolution (a Linear for vectors and tokens) brings them back to `shape`.
+    `inner` is the block's own context, which comes first. Source: dynamic expansion with new features,
+    Huang's thesis (NCU, 2024).
     """
 
     def __init__(self, name: str, shape: Shape, view: Shape | nn.Module, inner: nn.Module | None = None):
@@ -130,7 +131,8 @@ class ExtraView(nn.Module):
 
     def forward(self, signal: Signal) -> Tensor:
         h = signal.h if self.inner is None else self.inner(signal)
-        return self.mix(torch.cat([h, self.encoder(signal.views[self.name])], dim=self.axis))
+        seen = self.encoder(signal.views[self.name])
+        return self.mix(torch.cat([h, seen.expand(*h.shape[:-1], -1) if h.ndim == 3 else seen], dim=self.axis))
 
     @property
     def needs(self) -> Needs:
@@ -143,9 +145,11 @@ def view_encoder(source: Shape, target: Shape) -> nn.Sequential:
     """Return a net (B, *source) -> (B, *target) that learns features of a view of its own.
 
     Between maps, 3×3 convolutions with BN and ReLU that halve the side and double the channels until they reach the
-    target's, then one more to its width; else two Linear-BN-ReLU on the flattened view. Raises ValueError for a view
-    that is no map, and a target that is one.
+    target's, then one more to its width; of words, the mean of their embeddings, (B, 1, D); else two Linear-BN-ReLU on
+    the flattened view. Raises ValueError for a view that is no map, and a target that is one.
     """
+    if source.words and len(target) == 2:
+        return nn.Sequential(nn.EmbeddingBag(source.words, target.channels, padding_idx=0), nn.Unflatten(1, (1, -1)))
     if target.is_map and not source.is_map:
         raise ValueError(
             f"a view of shape {tuple(source)} cannot be joined with maps of shape {tuple(target)}: give an encoder of "
@@ -175,10 +179,11 @@ def _encoder(source: Shape, target: Shape, hidden: int | None, bias: bool) -> nn
     """Return a net (B, *source) -> (B, *target): between maps conv-BN-ReLU (3×3 twice for images, else 1×1), pool."""
     if source.is_map and target.is_map:
         return _between_maps(source, target, hidden, bias)
-    if len(source) == len(target) == 2:
-        norm = nn.LayerNorm(target.channels)
-        to_length = [Move(-1, 1), Resize(target.size), Move(1, -1)]
-        return nn.Sequential(nn.Linear(source.channels, target.channels), norm, nn.ReLU(), *to_length)
+    if len(target) == 2 and (source.words or len(source) == 2):
+        width, same = target.channels, source[0] == target[0]
+        read = nn.Embedding(source.words, width) if source.words else nn.Linear(source.channels, width)
+        to_length = [] if same else [Move(-1, 1), Resize(target.size), Move(1, -1)]
+        return nn.Sequential(read, nn.LayerNorm(width), nn.ReLU(), *to_length)
     if len(target) == 1:
         linear = nn.Linear(prod(source), target[0], bias=False)
         return nn.Sequential(nn.Flatten(), linear, nn.BatchNorm1d(target[0]), nn.ReLU())

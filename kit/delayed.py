@@ -157,7 +157,8 @@ class DelayedBlock(Block):
             return None
         flight = self.flights.popleft()
         h = self._compute(flight) if flight.h is None else flight.h
-        terms = self.objective.loss(h.detach() if flight.features is None else flight.features, flight.signal)
+        output = h.detach() if flight.features is None else flight.features
+        terms = self.objective.loss(self.feature(output, flight.signal), flight.signal)
         torch.autograd.backward([h, self.objective.total(terms)], [gradient * self.delay.beta, None])
         self.last_terms = {name: term.detach() for name, term in terms.items()}
         self._update()

@@ -11,11 +11,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from kit.block import Block, walk
+from kit.block import Block
 from kit.modules import evaluating
 from kit.settings import Count, NonNegative, accept, check
 from kit.shapes import Axes, Shape
 from kit.signal import Signal
+from kit.walk import walk
 
 
 def link(blocks: Sequence[Block]) -> None:

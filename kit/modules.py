@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from inspect import signature
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -17,6 +19,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags.items():
             part.training = training
+
+
+@cache
+def _takes_mask(kind: type) -> bool:
+    mask = signature(kind.forward).parameters.get("mask")
+    return mask is not None and mask.default is mask.empty
+
+
+def takes_mask(module: nn.Module) -> bool:
+    """Whether `module` has to be told, beside its input, which of the words are real: `mask`, bool (B, T)."""
+    return vars(module).get("takes_mask", False) or _takes_mask(type(module))
+
+
+def apply(module: nn.Module, h: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the output of `module` for `h` (B, …), given the mask (B, T) if it reads one."""
+    return module(h, mask) if takes_mask(module) else module(h)
 
 
 def on(device: torch.device, module: nn.Module) -> nn.Module:

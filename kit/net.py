@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from kit import exits, growth
-from kit.block import Block, Visit, walk
+from kit.block import Block
 from kit.delayed import DelayedBlock, tick, ticking
 from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.modules import evaluating
 from kit.plan import Plan, Views
 from kit.settings import typed
-from kit.shapes import Shape
 from kit.signal import Signal
+from kit.walk import Visit, walk
 
 Input = Tensor | Mapping[str, Tensor]
 """Inputs (B, …), or several views of the same samples by name, of which `x` enters the first block."""
@@ -88,10 +88,14 @@ class Net(nn.Module):
     def signal(self, x: Input, y: Tensor | None = None) -> Signal:
         """Return the signal that enters the first block, for inputs `x` (B, …) and labels `y` (B,).
 
+        Of texts, the view `mask`, bool (B, T), says which words are real: those whose number is not 0, if not given.
+
         Raises ValueError or TypeError for what is no batch, labels that are no class numbers, and where a view is
         missing that a block asks for.
         """
         given = dict(x) if isinstance(x, Mapping) else {"x": x}
+        if "mask" in self.views and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
+            given.setdefault("mask", given["x"] != 0)
         for name in {"x", *self.views} - set(given):
             raise unknown("view", name, given)
         if self.channels_last:
@@ -146,7 +150,7 @@ class Net(nn.Module):
             self.stepping = False
 
     def walk(self, signal: Signal, losses: bool = False) -> Generator[Visit, Tensor | None, None]:
-        """Visit every stage of every block, learning nothing: `kit.block.walk`."""
+        """Visit every stage of every block, learning nothing: `kit.walk.walk`."""
         return walk(self, signal, losses)
 
     @torch.no_grad()
@@ -240,7 +244,7 @@ class Net(nn.Module):
 
     def _sides(self, side: str | Mapping[str, nn.Module] | None) -> Views:
         sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
-        known = {name: Shape(view.shape[1:]) for name, view in self.plan.example.items() if name != "x"}
+        known = {name: self.plan.shape(name) for name in self.plan.example if name != "x"}
         for name in sides:
             if name not in known:
                 raise unknown("view", name, known)

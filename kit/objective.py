@@ -77,3 +77,5 @@ class HeadSpec:
     """The objectives of the blocks before it."""
     source: Shape | None = None
     """Of the block's input."""
+    of_texts: bool = False
+    """Whether the features are of texts: one row for all words of each."""

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from kit import seeds
-from kit.block import Block
+from kit.block import Block, Pool
 from kit.compute import amx_layers
 from kit.context import Encoding, ExtraView, Needs, supplied
 from kit.modules import on
 from kit.objective import HeadSpec, Objective
-from kit.shapes import Shape, output_shapes
+from kit.shapes import Shape, output_shapes, real_mean
 
 Views = Mapping[str, Shape | nn.Module]
 """What a block sees besides, by name: a view's shape, or an encoder for it."""
@@ -50,6 +50,13 @@ class Plan:
     one_loss: bool
     """Whether one loss at the end trains the whole net; it does not grow then."""
     make_block: Callable[..., Block] = Block
+    pools: Sequence[Pool | None] = ()
+    """What makes of each stage's output for words the feature that heads read; None where there are no words."""
+
+    def shape(self, view: str) -> Shape:
+        """Return the shape of a view: numbers of the same words as the net's input, or numbers."""
+        example = self.example[view]
+        return Shape(example.shape[1:], words=0 if example.is_floating_point() else self.shapes[0].words)
 
     @property
     def device(self) -> torch.device:
@@ -65,7 +72,8 @@ class Plan:
         last = first + len(self.groups[k]) - 1
         probes = [self._objective(self._spec(i, before), self.probe).head for i in range(first, last)]
         own = self._objective(self._spec(last, before), self.objective)
-        return self._block(k, self.groups[k], own, probes, self.shapes[: last + 2], views)
+        pools = self.pools[first : last + 1]
+        return self._block(k, self.groups[k], own, probes, self.shapes[: last + 2], views, pools)
 
     def behind(
         self, inputs: Sequence[Shape], before: Sequence[Objective], stage: nn.Module, views: Views | None = None
@@ -76,19 +84,20 @@ class Plan:
         """
         stage, index = on(self.device, stage), len(inputs) - 1
         (shape,) = output_shapes([stage], torch.zeros(2, *inputs[-1], device=self.device), inputs[-1])
+        pool = pooling(stage, shape) if any(self.pools) else None
         spec = HeadSpec(
-            shape, self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels, tuple(before),
-            Shape(inputs[-1]),
+            pooled(shape, pool), self.num_classes, self.widest, None, index, index + 1, self.shapes[0], self.pixels,
+            tuple(before), Shape(inputs[-1]), pool is not None,
         )  # fmt: skip
-        return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views)
+        return self._block(index, [stage], self._objective(spec, self.objective), [], [*inputs, shape], views, [pool])
 
     def _spec(self, stage: int, before: Sequence[Objective]) -> HeadSpec:
         total = len(self.shapes) - 1
         classifier = self.classifier if stage == total - 1 else None
-        shape, image = self.shapes[stage + 1], self.shapes[0]
+        shape, image = pooled(self.shapes[stage + 1], self.pools[stage]), self.shapes[0]
         return HeadSpec(
             shape, self.num_classes, self.widest, classifier, stage, total, image, self.pixels, tuple(before),
-            self.shapes[stage],
+            self.shapes[stage], any(self.pools),
         )  # fmt: skip
 
     def _objective(self, spec: HeadSpec, build: Callable[[HeadSpec], Objective]) -> Objective:
@@ -97,7 +106,7 @@ class Plan:
 
     def _block(
         self, index: int, stages: Sequence[nn.Module], objective: Objective, probes: Sequence[nn.Module],
-        shapes: Sequence[Shape], views: Views | None,
+        shapes: Sequence[Shape], views: Views | None, pools: Sequence[Pool | None],
     ) -> Block:  # fmt: skip
         """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
         first = len(shapes) - len(stages) - 1
@@ -115,8 +124,22 @@ class Plan:
             amx_layers.lay_out(parts)
         stages, (objective, *probes) = [*parts[: len(stages)]], parts[len(stages) : len(stages) + len(probes) + 1]
         context = None if context is None else parts[-1]
-        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:]}
+        own = {"autocast": self.dtype, "index": index, "seed": self.seed, "shapes": shapes[first:], "pools": pools}
         return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)
+
+
+def pooling(stage: nn.Module, shape: Shape) -> Pool | None:
+    """Return what makes features of a stage's output (B, T, D): its last layer's own, or the mean of real words.
+
+    A layer says so by a method `feature(h, mask)`.
+    """
+    own = [part.feature for part in stage.modules() if hasattr(part, "feature")]
+    return (own or [real_mean])[-1] if len(shape) == 2 else None
+
+
+def pooled(shape: Shape, pool: Pool | None) -> Shape:
+    """Return the shape of the feature that `pool` makes of an output."""
+    return shape if pool is None else Shape(pool(torch.zeros(1, *shape), torch.ones(1, shape[0]).bool()).shape[1:])
 
 
 def widest(stages: Sequence[nn.Module], shapes: Sequence[Shape]) -> int:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from kit.modules import evaluating
+from kit.modules import apply, evaluating
 from kit.settings import Count
 
 Sizes = Annotated[Sequence[Count], Field(min_length=1, description="a shape without batch, such as (3, 32, 32)")]
@@ -30,11 +30,14 @@ class Shape(tuple[int, ...]):
     """
 
     axis: int
+    words: int
+    """How many words there are, where the features are numbers of words; 0 where they are numbers."""
 
-    def __new__(cls, sizes: Iterable[int], axis: int | None = None) -> Shape:
+    def __new__(cls, sizes: Iterable[int], axis: int | None = None, words: int = 0) -> Shape:
         shape = super().__new__(cls, sizes)
         usual = 0 if len(shape) == 3 else len(shape) - 1
         shape.axis = getattr(sizes, "axis", usual) if axis is None else axis % len(shape)
+        shape.words = getattr(sizes, "words", words)
         return shape
 
     @property
@@ -56,6 +59,11 @@ def average(h: Tensor, shape: Shape) -> Tensor:
     """Return features (B, *shape), averaged over all but their channels: (B, channels)."""
     dims = tuple(dim for dim in range(1, h.ndim) if dim != shape.axis + 1)
     return h.mean(dim=dims) if dims else h
+
+
+def real_mean(h: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean (B, D) of the words (B, T, D) that the mask, bool (B, T), says are real; 0 where none is."""
+    return (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def channels_first(h: Tensor, shape: Shape) -> Tensor:
@@ -119,15 +127,18 @@ def _axis(func: Callable[..., Any], result: Tensor, args: Any, kwargs: Any, befo
 def output_shapes(stages: Sequence[nn.Module], example: Tensor, shape: Shape | None = None) -> list[Shape]:
     """Return each stage's output shape, found by one forward of `example` (B, *shape) in evaluation mode.
 
+    Those that read a mask are told that all words are real.
+
     Raises ValueError for a stage that does not take what the one before gives.
     """
     h, found = example, []
+    mask = torch.ones(h.shape[:2], dtype=torch.bool, device=h.device)
     with Axes() as axes:
         axes.note(h, Shape(h.shape[1:] if shape is None else shape).axis + 1)
         for stage in stages:
             try:
                 with evaluating(stage):
-                    h = stage(h)
+                    h = apply(stage, h, mask)
             except (RuntimeError, ValueError, IndexError) as error:
                 kind, given, reason = type(stage).__name__, tuple(h.shape), str(error).splitlines()[0]
                 raise ValueError(f"the stage {kind} does not take what it gets, {given}: {reason}") from error

@@ -10,6 +10,7 @@ from torch import nn
 
 from kit.backbones.cifar import densenet_bc, resnet, wide_resnet
 from kit.backbones.plain import ACTIVATIONS, INITS, NORMS, mlp, vgg_paper
+from kit.backbones.sequences import lstm, transformer
 from kit.errors import unknown
 from kit.measure.costs import copied, meta
 from kit.settings import Count, Positive, confirm
@@ -28,11 +29,14 @@ BACKBONES = {
     "resnet18": "ResNet-18; below 64 pixels with a 3×3 stem and no first pool, from there on torchvision's own",
     "resnet34": "ResNet-34; stem as for resnet18",
     "resnet50": "ResNet-50; stem as for resnet18",
+    "lstm": "texts: word vectors, `depth` bidirectional LSTM layers, layer1 … layerN; takes width, hidden",
+    "transformer": "texts: word vectors, `depth` Transformer encoder layers, layer1 … layerN; takes width, hidden",
 }
 """The kit's own backbones: name → description. All torchvision classifiers can be named as well."""
 
 _OWN = {"vgg-paper": vgg_paper, "mlp": mlp, **{f"resnet{n}": partial(resnet, (n - 2) // 6) for n in _DEPTHS}}
-_OWN |= {"densenet100": densenet_bc, "wrn28": wide_resnet}
+_TEXTS = {"lstm": lstm, "transformer": transformer}
+_OWN |= {"densenet100": densenet_bc, "wrn28": wide_resnet, **_TEXTS}
 TAKE_WIDTH = [*_OWN, "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
@@ -48,10 +52,13 @@ def backbone(
 ) -> nn.Module:
     """Build a classifier, untrained: images (B, in_channels, image_size, image_size) → logits (B, num_classes).
 
+    Those of texts take word numbers and a mask, (B, image_size) each; `in_channels` is then the number of words.
+
     `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width` multiplies
     the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups` and `classifier`, for mlp
     `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut` and `init`, for wrn28
-    `widen`, `bias`, `stride`, `shortcut`, `init`; for torchvision's what its own take, and `init="pytorch"`, without
+    `widen`, `bias`, `stride`, `shortcut`, `init`, for texts `depth`, `hidden`, and of the transformer `heads` and
+    `dropout`; for torchvision's what its own take, and `init="pytorch"`, without
     its own first weights. The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size`
     they were built for.
 
@@ -74,6 +81,8 @@ def backbone(
         model = build(**sizes, **options)
     except TypeError as error:
         raise ValueError(f"backbone {name!r} does not take the options {options}: {error}") from error
+    if name in _TEXTS:  # which take texts of any length
+        return model
     try:
         logits = copied(model, meta).eval()(torch.empty(2, in_channels, image_size, image_size, device="meta"))
     except Exception as error:  # an image too small for the model fails on its way

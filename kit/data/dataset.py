@@ -12,6 +12,8 @@ from torch import Tensor
 from kit.data.augment import recipe
 from kit.data.image_files import FILE_AUGMENTATIONS, ImageFiles
 from kit.data.stratified import few_classes
+from kit.data.text_files import Texts
+from kit.data.tokens import bucketed, encode
 from kit.data.views import VIEWS, View
 from kit.devices import available
 from kit.errors import unknown
@@ -23,8 +25,9 @@ from kit.settings import typed
 class Split:
     """Images and labels of one split. Raises ValueError if their numbers differ."""
 
-    images: Tensor | ImageFiles
-    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F)."""
+    images: Tensor | ImageFiles | Texts
+    """uint8 (N, C, H, W), or for imagenet a lazy torch Dataset of N images; of a table float32 (N, F), of texts word
+    numbers int32 (N, T), 0 behind their ends."""
     labels: Tensor
     """int64 (N,) in 0..C-1; of the training split, and of the validation split if asked, with noise."""
     noisy: Tensor | None = None
@@ -82,6 +85,10 @@ class Data:
     """The views that there are: those of `kit.data.VIEWS`, and of a table the groups of its columns."""
     origin: dict | None = None
     """What `load` read, as JSON values: its settings and the `fingerprint`. None for data of one's own."""
+    words: tuple[str, ...] = ()
+    """Of texts, the word of each number: see `kit.data.tokens`."""
+    vectors: Tensor | None = None
+    """float32 (V, D), a vector for each word, to begin with; None where nobody gave any."""
 
     @classmethod
     def of(
@@ -99,6 +106,17 @@ class Data:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what a net reads: numbers, or numbers of words."""
+        return torch.int64 if self.words else torch.float32
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Return texts as a batch (B, T) for the net: word numbers, cut as those of the dataset are."""
+        if not self.words:
+            raise ValueError(f"{self.name} has no words: only data of texts encode texts")
+        return encode(Texts({"text": [*texts]}), self.words, self.shape[0]).long()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -128,7 +146,7 @@ class Data:
         return replace(self, shape=shape, input_view=input_view, views=views, view_shapes=shapes)
 
     def _shape_of(self, name: str, view: View) -> tuple[int, ...]:
-        batch = torch.zeros(2, *self.shape)
+        batch = torch.ones(2, *self.shape, dtype=self.dtype)
         try:
             shape = tuple(view(batch).shape)
         except Exception as error:  # of a function of the user's own, whatever it raises
@@ -144,7 +162,7 @@ class Data:
         lengths), the classes, mean and std, the views' names and shapes, and the augmentation. Takes milliseconds.
         """
         views = self.input_view, [(name, tuple(shape)) for name, shape in self.view_shapes.items()]
-        known = self.mean.tolist(), self.std.tolist(), self.augmentation, views
+        known = self.mean.tolist(), self.std.tolist(), self.augmentation, views, *([self.words] if self.words else [])
         digest = hashlib.blake2b(repr((tuple(self.shape), tuple(self.classes), *known)).encode(), digest_size=8)
         for split in self.splits.values():
             rows = torch.arange(0, len(split), max(1, math.ceil(len(split) / 64)))
@@ -187,6 +205,9 @@ class Data:
     ) -> Iterator[tuple[Tensor | dict[str, Tensor], Tensor]]:  # fmt: skip
         """Iterate over (x, y): x float32 (B, C, H, W), normalised by `mean` and `std`; y int64 (B,); both on `device`.
 
+        Of texts x are word numbers, int64 (B, T), T being the length of the longest; in training the texts of a batch
+        are of similar length (`kit.data.tokens.bucketed`).
+
         Where the dataset carries further `views`, x is a dict of them all by name, the network's input being `x`.
         `split` is "train", "val", "test" or a Split. `epoch=None` evaluates: every sample once, in order, as it is.
         `epoch=k` trains: order drawn from (seed, k), batch i augmented by the recipe `augment` (None: the dataset's
@@ -210,6 +231,8 @@ class Data:
         order = torch.randperm(len(split), generator=draw) if training else torch.arange(len(split))
         if training and classes_per_batch is not None:
             order = few_classes(order, split.labels.cpu(), batch_size, classes_per_batch)
+        elif training and self.words:
+            order = bucketed(order, split.images, batch_size, draw)
         index, images, seeds = order.split(batch_size)[start:count], split.images, (seed, "augment", epoch)
         if isinstance(images, ImageFiles):  # whose workers augment, image by image
             if name not in FILE_AUGMENTATIONS:
@@ -228,9 +251,10 @@ class Data:
         axes = 1, -1, *[1] * (len(self.train.images.shape) - 2)
         scale, shift = (v.view(axes).to(device) for v in (1 / self.std, -self.mean / self.std))
         for rows, pixels, draw in drawn:
-            x = pixels.to(device, non_blocking=True).float()
-            x = augment(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
-            x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
+            x = pixels.to(device, non_blocking=True).to(self.dtype)
+            if not self.words:
+                x = augment(x.div_(255) if pixels.dtype == torch.uint8 else x, draw)
+                x = x.mul(scale).add_(shift).contiguous(memory_format=layout)
             y = labels[rows.to(labels.device)].to(device, non_blocking=True).repeat(len(x) // len(rows))
             seen = self.known_views[self.input_view](x)
             yield ({"x": seen, **{name: view(x) for name, view in self.views.items()}} if self.views else seen), y

@@ -19,7 +19,9 @@ from kit.data.image_files import ImageFiles
 from kit.data.noise import check_labels, check_noise, corrupt
 from kit.data.own import SOURCES, checked_pair, known_dataset, set_aside
 from kit.data.readers import DATASETS
-from kit.data.stratified import stratified
+from kit.data.stratified import apart, stratified
+from kit.data.text_files import TEXT_DATASETS, Texts
+from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
 from kit.data.views import VIEWS, View
 from kit.errors import unknown
 from kit.seeds import derive, generator
@@ -65,18 +67,31 @@ class DataSettings:
     """Probability, in [0, 1], that the noise touches a label."""
     noisy_val: bool = False
     """Whether validation labels get the noise too, as for a user who has no clean ones; test labels never do."""
+    max_tokens: Count | None = None
+    """Words of a text that are read; None takes 350, of ag-news and stdlib 60."""
+    vocabulary: Count = 30_000
+    """Most words that the vocabulary has; what it lacks are unknown words."""
+    vectors: Folder | None = None
+    """A text file of word vectors, as GloVe's, to begin with; None learns all of them."""
     views: Sequence[Annotated[str, Field(description="the name of a view")]] | None = None
     """What of an image the network's input shows, and the further views that are carried along for blocks that ask for
-    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns."""
+    them, such as `("top", "bottom")`: see `kit.data.VIEWS`. None is the image. Of tables, prefixes of columns; of texts
+    `firstN` and `afterN` words, fields, and `whole`."""
 
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
         for view in self.views or ():
-            if view not in VIEWS and not self.dataset.startswith("table:"):
+            if view not in VIEWS and self.of_images:
                 raise unknown("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
+
+    @property
+    def of_images(self) -> bool:
+        """Whether the dataset is one of images."""
+        name, kind = self.dataset, self.dataset.partition(":")[0]
+        return name not in TEXT_DATASETS and (name in DATASETS or kind == "folder")
 
     def data_identity(self) -> dict:
         """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
@@ -142,17 +157,39 @@ def _assemble(
         check_labels(labels, len(classes), f"{name}, {part} labels")
     seed, published = settings.data_seed, Split(*train)
     splits = *((published, Split(*val)) if val else _cut(published, name, len(classes), settings)), Split(*test)
-    train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
-    mean, std = _scaling(settings.scaling, train.images)
+    words, vectors = (), None
+    if isinstance(published.images, Texts):
+        (train, val, test), words, vectors = _encoded(splits, name, settings)
+        views, mean, std = text_views([*published.images.fields], settings.views or ()), torch.zeros(1), torch.ones(1)
+    else:
+        train, val, test = (replace(split, images=_ready(split.images, settings.image_size)) for split in splits)
+        mean, std = _scaling(settings.scaling, train.images)
     train = _with_noise(train, len(classes), settings, seed)
     if settings.noisy_val:
         val = _with_noise(val, len(classes), settings, derive(seed, "validation"))
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     shape, augmentation = tuple(train.images.shape[1:]), settings.augment or augmentation
     if len(shape) == 1 and augmentation != "none":
-        raise ValueError(f"augment={augmentation!r} is of images, and {name} has rows of numbers: leave it out")
-    data = Data(name, train, val, test, shape, classes, mean, std, augmentation, workers)
-    return replace(data, known_views={**VIEWS, **views}).with_views(*settings.views or ())
+        kind = "texts" if words else "rows of numbers"
+        raise ValueError(f"augment={augmentation!r} is of images, and {name} has {kind}: leave it out")
+    data = Data(name, train, val, test, shape, classes, mean, std, augmentation, workers, words=words, vectors=vectors)
+    return replace(data, known_views=views if words else {**VIEWS, **views}).with_views(*settings.views or ())
+
+
+def _encoded(splits: Sequence[Split], name: str, settings: DataSettings) -> tuple[list[Split], tuple, Tensor | None]:
+    """Return the splits of texts as numbers, their words, found in the first, and the words' vectors, if any."""
+    if settings.noise == "instance":
+        raise ValueError("noise='instance' compares images, and these are texts: choose another kind")
+    words = vocabulary(splits[0].images, settings.vocabulary)
+    length = settings.max_tokens or (60 if settings.dataset in ("ag-news", "stdlib") else 350)
+    tokens = [encode(split.images, words, length) for split in splits]
+    longest = max(rows.shape[1] for rows in tokens)
+    tokens = [F.pad(rows, (0, longest - rows.shape[1])) for rows in tokens]
+    for split, rows, part in zip(splits, tokens, ("training", "validation", "test"), strict=True):
+        warn_of_unreadable(split.images, rows, f"{name}, {part}")
+    file = settings.vectors and Path(settings.vectors).expanduser()
+    vectors = word_vectors(file, words, generator(settings.data_seed, "vectors")) if file else None
+    return [replace(s, images=rows) for s, rows in zip(splits, tokens, strict=True)], words, vectors
 
 
 def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> tuple[Split, Split]:
@@ -173,7 +210,10 @@ def _cut(split: Split, name: str, num_classes: int, settings: DataSettings) -> t
         empty, way = ("validation", "raise") if count == 0 else ("training", "lower")
         raise ValueError(f"val_fraction={settings.val_fraction:g} leaves no {empty} image of {len(rows)}; {way} it")
     draws = generator(settings.data_seed, "validation")
-    val, train = stratified(split.labels[rows], count, draws, proportional=True)
+    if isinstance(split.images, Texts) and split.images.groups:
+        val, train = apart(split.labels[rows], split.images[rows].groups, count, draws)
+    else:
+        val, train = stratified(split.labels[rows], count, draws, proportional=True)
     return tuple(Split(split.images[part], split.labels[part]) for part in (rows[train], rows[val]))
 
 

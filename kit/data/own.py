@@ -1,4 +1,4 @@
-"""Data of one's own: images in a folder per class, tables of numbers, arrays; read as pairs (x, y) and checked."""
+"""Data of one's own: images or texts in a folder per class, tables, arrays; read as pairs (x, y) and checked."""
 
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from torch import Tensor
 from kit.data.image_files import read_image
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
+from kit.data.text_files import Texts, text_table, texts_in_folders
 from kit.errors import unknown
 from kit.seeds import generator
 
@@ -43,7 +44,7 @@ def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     return x, y.long()
 
 
-def set_aside(x: Tensor, y: Tensor) -> tuple[Pair, Pair]:
+def set_aside(x: Tensor | Texts, y: Tensor) -> tuple[Pair, Pair]:
     """Return the data without a fixed, stratified fifth, and that fifth: the test split of data that have none."""
     test, train = stratified(y, max(1, len(y) // 5), generator("own", "test"), proportional=True)
     return (x[train], y[train]), (x[test], y[test])
@@ -119,5 +120,29 @@ def _take(x: Tensor, at: list[int]) -> Tensor:
     return x[:, at]
 
 
-SOURCES = {"folder": read_folder, "table": read_table}
+def read_own_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple:
+    """Read one's own texts: a folder per class of .txt files, or a CSV or Parquet file of texts with a column `label`.
+
+    The label may be another column, named as `FILE#COLUMN`; all others are fields. A fixed fifth is the test split.
+    Raises FileNotFoundError and ValueError naming what is missing, and where.
+    """
+    name, _, label = path.partition("#")
+    file, label = Path(name).expanduser(), label or "label"
+    if file.is_dir():
+        classes = sorted(f.name for f in file.iterdir() if f.is_dir())
+        texts, y = texts_in_folders(file, classes) if classes else (Texts({"text": []}), torch.zeros(0).long())
+    elif file.is_file():
+        table = text_table(file)
+        if label not in table:
+            raise ValueError(f"{file}: {unknown('label column', label, table)}; name it as text:{name}#COLUMN")
+        classes = sorted({*(labels := table.pop(label))})
+        y, texts = torch.tensor([*map(classes.index, labels)]), Texts(table or {"text": []})
+    else:
+        raise FileNotFoundError(f"{file} is not there: text:PATH takes a CSV or Parquet file, or a folder of folders")
+    if len(classes) < 2 or len(texts) < len(y) or "" in classes:
+        raise ValueError(f"{file} has the classes {classes} and {len(texts)} texts: a text and one of 2 classes each")
+    return *set_aside(texts, y), tuple(classes)
+
+
+SOURCES = {"folder": read_folder, "table": read_table, "text": read_own_texts}
 """Kinds of one's own data, `KIND:PATH`, with their readers."""

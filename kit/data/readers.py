@@ -10,6 +10,7 @@ from torch import Tensor
 from kit.data.fashion_mnist import read_fashion_mnist
 from kit.data.image_files import read_imagenet, read_tiny_imagenet
 from kit.data.stratified import stratified
+from kit.data.text_files import TEXT_DATASETS
 from kit.seeds import generator
 
 DIGITS = tuple("0123456789")
@@ -95,4 +96,5 @@ DATASETS = {  # name -> its reader, and the augmentation used unless another is 
     "stl10": (partial(read_torchvision, "stl10"), "crop-flip"),
     "tiny-imagenet": (read_tiny_imagenet, "crop-flip"),
     "imagenet": (read_imagenet, "resized-crop"),
+    **TEXT_DATASETS,
 }

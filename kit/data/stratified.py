@@ -1,5 +1,7 @@
 """Seeded draws from labelled samples that respect the classes."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
 
@@ -37,3 +39,20 @@ def few_classes(order: Tensor, labels: Tensor, batch_size: int, num_classes: int
         batches.append(left[ranked[:batch_size]])
         left = left[ranked[batch_size:].sort().values]
     return torch.cat(batches)
+
+
+def apart(labels: Tensor, groups: Sequence[str], count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return the positions of about `count` random samples and of the rest: as `stratified`, but of whole groups.
+
+    A class gives groups until it has given its share of `count`, and none that would more than double that.
+    """
+    names = {name: k for k, name in enumerate(dict.fromkeys(groups))}
+    own, chosen = torch.tensor([names[name] for name in groups]), torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        found, sizes = own[labels == label].unique(return_counts=True)
+        wanted, taken = count * int(sizes.sum()) / len(labels), 0
+        for k in torch.randperm(len(found), generator=generator).tolist():
+            if taken < wanted and (taken + sizes[k] <= 2 * wanted or k == sizes.argmin()):
+                chosen |= (own == found[k]) & (labels == label)
+                taken += int(sizes[k])
+    return chosen.nonzero().squeeze(1), (~chosen).nonzero().squeeze(1)

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kit import seeds
-from kit.block import Block, Visit
+from kit.block import Block
 from kit.measure.probes import Readings, differentiate, flat, untouched
 from kit.net import Net
 from kit.settings import Count, typed
 from kit.signal import Signal
+from kit.walk import Visit
 
 
 @typed

@@ -20,8 +20,9 @@ from kit.errors import unknown
 from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
 from kit.methods.method import Method
 from kit.methods.registry import Registry
+from kit.modules import takes_mask
 from kit.net import Net
-from kit.plan import Plan, widest
+from kit.plan import Plan, pooling, widest
 from kit.settings import Count, Positive, Whole, accept, typed
 from kit.shapes import Shape, output_shapes
 from kit.splitting.stage import split_classifier
@@ -125,12 +126,14 @@ def decouple(
             f"num_classes={num_classes}, but the model ends in a Linear with {found[-1][0]} outputs: give that number, "
             "or a model without classifier"
         )
+    masked = any(map(takes_mask, stages))
     channels_last = dtype is not None and example.ndim == 4
     plan = Plan(
         groups=[stages] if chosen.end_to_end else [[stage] for stage in stages],
         classifier=classifier,
         example={name: view[:2].detach().clone() for name, view in examples.items()},
-        shapes=[Shape(example.shape[1:]), *found],
+        shapes=[Shape(example.shape[1:], words=_words(stages[0])), *found],
+        pools=[pooling(stage, shape) if masked else None for stage, shape in zip(stages, found, strict=True)],
         widest=widest(stages, found),
         num_classes=num_classes,
         objective=partial(chosen.build, **options),
@@ -150,6 +153,11 @@ def decouple(
         blocks.append(plan.block(k, [block.objective for block in blocks]))
     growth.link(blocks)
     return Net(blocks, method, num_classes, channels_last, plan)
+
+
+def _words(stage: nn.Module) -> int:
+    """Return how many words the stage embeds; 0 where it reads no words."""
+    return next((part.num_embeddings for part in stage.modules() if isinstance(part, nn.Embedding)), 0)
 
 
 def _delay(chosen: Method, method: str, options: dict, precision: str, context: str) -> Delay:

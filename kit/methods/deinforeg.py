@@ -57,19 +57,25 @@ def deinforeg_objective(
     hidden: heads.Widths = (2048, 2048),
     weights: Weights | None = None,
     last: Last = "pooled",
+    project: Literal["auto", "mlp", "none"] = "auto",
 ) -> DeInfoReg:
     """Return the objective; `weights` of its terms, `pool` and `widths` as for `heads.projector`.
 
     `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (its gradient reaches the block or not),
     `hidden` the widths of an unmerged one. `last`: published code reads a ResNet's last map; the default reads what the
     pool leaves, so that the last projector is no larger than the others and the exit that of the whole network.
+    `project="none"` takes features as they are, with a classifier of Tanh and Linear, as published for texts; "auto"
+    does so for texts only.
     """
-    projector = heads.projector(spec.shape, widths, pool)
-    if classifier == "merge":
+    none = project == "none" or (project == "auto" and spec.of_texts)
+    projector = heads.ShrinkFlatten(spec.shape, pool) if none else heads.projector(spec.shape, widths, pool)
+    if none:
+        answer = nn.Sequential(nn.Tanh(), nn.Linear(projector.num_features, spec.num_classes))
+    elif classifier == "merge":
         answer = nn.Sequential(nn.BatchNorm1d(widths[-1]), nn.ReLU(), nn.Linear(widths[-1], spec.num_classes))
     else:
         answer = heads.projector(spec.shape, (*hidden, spec.num_classes), pool)
-    return DeInfoReg(projector, answer, spec.num_classes, variant, classifier == "merge", weights)
+    return DeInfoReg(projector, answer, spec.num_classes, variant, none or classifier == "merge", weights)
 
 
 METHOD = Method(

@@ -75,6 +75,11 @@ def infopro_objective(
     own = {"widen": widen, "feature_dim": feature_dim, "widening": widening, "init": init}
     if spec.index == spec.num_cuts - 1:
         return dgl_objective(spec, aux, **own)
+    if decoder == "images" and spec.of_texts:
+        raise ValueError(
+            f"infopro reconstructs images, and inputs of shape {tuple(spec.image)} are none: give decoder='none', "
+            "which leaves its task loss, or choose another method"
+        )
     if decoder == "images" and (spec.pixels is None or not spec.image.is_map):
         raise ValueError(
             f"infopro reconstructs images in [0, 1] from inputs of shape {tuple(spec.image)}, whose range it does not "

@@ -73,6 +73,10 @@ def predsim_objective(
     if loss == "sim":
         own["ce"] = 1.0  # a classifier that only watches
     net = None if loss == "pred" and unsupervised != "sim" else heads.similarity_net(spec.shape)
+    if unsupervised == "reconstruction" and spec.of_texts:
+        raise ValueError(
+            "unsupervised='reconstruction' of texts, whose length differs by batch: choose 'sim' or 'none'"
+        )
     decoder = heads.input_decoder(spec.shape, spec.source) if unsupervised == "reconstruction" and spec.index else None
     own |= {"none": {}, "sim": {"input_similarity": alpha}, "reconstruction": {"reconstruction": alpha}}[unsupervised]
     return PredSim(head, net, decoder, spec.num_classes, own, similarity, loss == "sim")

@@ -56,6 +56,13 @@ class Mail:
         return unpack(layouts, flat) if layouts else None
 
 
+class Announcing(Nowhere):
+    """Hands signals of any shape on by `mail`."""
+
+    def __init__(self, mail: Mail):
+        self.put, self.drain = mail.send, mail.drain
+
+
 class Neighbours(Nowhere):
     """The ranks before and behind this one, where gradients come back late (`kit.delayed`).
 

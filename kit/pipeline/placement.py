@@ -38,13 +38,14 @@ def place(config: RunConfig, data_spec: Data, cuts: Sequence[str] | None, num_st
 
 
 def block_seconds(net: Net, data_spec: Data, batch_size: int, repeats: int = 3) -> list[float]:
-    """Return the median seconds of each block's step on random images. The net is trained by it, so throw it away."""
+    """Return the median seconds of each block's step on random images, or texts of full length; it trains the net."""
     noise = seeds.generator("placement")
-    x = torch.randn(batch_size, *data_spec.shape, generator=noise)
+    shapes = {"x": data_spec.shape, **data_spec.view_shapes}
+    drawn = {name: torch.randn(batch_size, *shape, generator=noise) for name, shape in shapes.items()}
+    if data_spec.words:
+        drawn = {name: torch.ones_like(view, dtype=data_spec.dtype) for name, view in drawn.items()}
     y = torch.randint(data_spec.num_classes, (batch_size,), generator=noise).to(net.device)
-    shapes = data_spec.view_shapes.items()
-    inputs = {"x": x} | {name: torch.randn(batch_size, *shape, generator=noise) for name, shape in shapes}
-    inputs = {name: view.to(net.device) for name, view in inputs.items()}
+    inputs = {name: view.to(net.device) for name, view in drawn.items()}
     return step_seconds_by_block(net, net.train().signal(inputs, y), repeats)
 
 

@@ -22,7 +22,7 @@ from kit.data import Data, Split
 from kit.files import folder_lock
 from kit.net import Net
 from kit.pipeline.exceptions import PeerLost
-from kit.pipeline.neighbours import LateReceiver, Mail, Neighbours
+from kit.pipeline.neighbours import Announcing, LateReceiver, Mail, Neighbours
 from kit.pipeline.options import MeshRank, Options, check_stages
 from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
@@ -91,15 +91,18 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
 
     late = net[0].delay if net.late else None
     behind = None if here.is_last else Wire(here.rank + 1, options.timeout, options.link_delay)
+    before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay)
     if here.is_first:
         shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
         source = FromData(net, data, config, shard)
     else:
         kind = LateReceiver if late and late.unlocked else Receiver
-        source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes)
-    sink = Sender(behind, options.depth) if behind else NOWHERE
+        announced = Mail(before, net.device).receive if data.words else None
+        source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes, announced)
+    sink = NOWHERE
+    if behind:  # texts of one batch size differ in length
+        sink = Announcing(Mail(behind, net.device)) if data.words else Sender(behind, options.depth)
     if late:
-        before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay)
         mails = (wire and Mail(wire, net.device) for wire in (before, behind))
         sink = Neighbours(sink, *mails, late.unlocked)
     return {"source": source, "sink": sink}
@@ -162,6 +165,7 @@ def describe(loaded: Data) -> dict:
     """Return, as plain JSON values, what ranks without images have to know of a dataset."""
     spec = {name: getattr(loaded, name) for name in ("name", "shape", "classes", "augmentation", "view_shapes")}
     spec |= {"mean": loaded.mean.tolist(), "std": loaded.std.tolist(), "views": dict.fromkeys(loaded.views)}
+    spec["words"] = [""] * len(loaded.words)  # their number is all that a net needs
     return spec | {split: len(getattr(loaded, split)) for split in ("train", "val", "test")}
 
 

@@ -129,18 +129,22 @@ class Sender(Nowhere):
 class Receiver(Source):
     """Takes signals from rank `source`, up to `depth` of them already while an earlier one is worked on.
 
-    `sizes(split, start)` says how large the batches of a pass are, from batch `start` of a training epoch on.
+    `sizes(split, start)` says how large the batches of a pass are, from batch `start` of a training epoch on. Where
+    signals of one size differ in shape, as texts do, `announced` receives them one by one.
     """
 
     def __init__(
         self, source: int, depth: int, device: torch.device, timeout: float,
-        sizes: Callable[[str, int], Sequence[int]],
+        sizes: Callable[[str, int], Sequence[int]], announced: Callable[[], Signal] | None = None,
     ):  # fmt: skip
         self.source, self.depth, self.device, self.sizes = source, depth, device, sizes
-        self.timeout = timedelta(seconds=timeout)
+        self.timeout, self.announced = timedelta(seconds=timeout), announced
 
     def signals(self, split: str, epoch: int = 0, start: int = 0) -> Iterator[Signal]:
         """Give the signals of a pass. Raises PeerLost."""
+        if self.announced:
+            yield from (self.announced() for _ in self.sizes(split, start))
+            return
         told: dict[int, list[Layout]] = {}
         left, ahead = deque(self.sizes(split, start)), deque()
         while left or ahead:

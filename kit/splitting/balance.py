@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from kit.measure.costs import step_seconds
+from kit.modules import apply
 from kit.splitting.liveness import Line
 from kit.splitting.stage import Stage, stages_between
 from kit.splitting.tracing import Traced, same_random_numbers
@@ -89,13 +90,13 @@ def _costs(line: Line, balance: str) -> list[int]:
 @torch.enable_grad()
 def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
     """Return the median seconds of each stage's forward and backward."""
-    seconds, h = [], example
+    seconds, h, mask = [], example, torch.ones_like(example, dtype=torch.bool)
     for stage in stages:
         leaf = h.detach().clone().requires_grad_(h.is_floating_point())
         sources = [tensor for tensor in (leaf, *stage.eval().parameters()) if tensor.requires_grad]
 
         def step(stage: Stage = stage, leaf: Tensor = leaf, sources: list[Tensor] = sources) -> Tensor:
-            out = stage(leaf.clone())  # it may overwrite its input, which a leaf refuses
+            out = apply(stage, leaf.clone(), mask)  # it may overwrite its input, which a leaf refuses
             if out.requires_grad:
                 torch.autograd.grad(out, sources, torch.ones_like(out), allow_unused=True)
             return out

@@ -18,9 +18,11 @@ class Line(fx.Interpreter):
     def __init__(self, root: nn.Module, graph: fx.Graph, example: Tensor):
         super().__init__(root.eval(), garbage_collect_values=False, graph=graph)  # batch norm takes one row in eval
         self.versions, self.bytes, self.saved = {}, {}, SavedBytes(held(root))
+        masks = sum(node.op == "placeholder" for node in graph.nodes) - 1
         with torch.enable_grad(), self.saved:
-            self.run(example)
+            self.run(example, *[torch.ones_like(example, dtype=torch.bool)] * masks)
         self.nodes = [node for node in graph.nodes if node.op != "output"]
+        self.anywhere = self._anywhere()
         self.result = graph.output_node().args[0]
         self.index = {node.meta["path"]: index for index, node in enumerate(self.nodes)}
         self.ends = {name: index for index, node in enumerate(self.nodes) for name in _enclosing(node)} | self.index
@@ -33,13 +35,23 @@ class Line(fx.Interpreter):
         self.bytes[node] = self.saved.total - before
         return value
 
+    def _anywhere(self) -> set[fx.Node]:
+        """Return the nodes that any stage can compute: parameters, the mask, and what follows from the mask alone."""
+        found, (entry, *_) = set(), self.nodes
+        for node in self.nodes:
+            sources = node.all_input_nodes
+            free = node.op == "get_attr" or (node.op == "placeholder" and node is not entry)
+            if free or (sources and all(source in found and source.op != "get_attr" for source in sources)):
+                found.add(node)
+        return found
+
     def _carried(self, batch: int) -> dict[str, fx.Node]:
         """Return, by the path of a node, the only value still needed behind it, wherever that can be handed on."""
         order = {node: index for index, node in enumerate(self.nodes)}
         last = {node: max((order.get(user, len(order)) for user in node.users), default=-1) for node in order}
         live, carried = [], {}
         for index, node in enumerate(self.nodes[:-1]):
-            made = [node] if node.op != "get_attr" else []  # a parameter is read wherever it is used
+            made = [] if node in self.anywhere else [node]
             live = [value for value in live + made if last[value] > index]
             value = self.env[live[0]] if len(live) == 1 and live[0].op != "placeholder" else None
             batched = isinstance(value, Tensor) and value.shape[:1] == (batch,) and value.is_floating_point()

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch import Tensor, fx, nn
 from torch.fx.graph_module import _copy_attr
@@ -13,6 +14,8 @@ from kit.splitting.tracing import Traced, trace
 
 class Stage(nn.Module):
     """A run of a traced model's nodes, (B, …) → (B, …), on the model's own layers under their own names.
+
+    It reads the mask, if its model does.
 
     Parameters, buffers and layers are the model's very objects. Where the model does something else in training
     than in evaluation, `train()` and `eval()` choose between the two as in the model itself.
@@ -27,11 +30,12 @@ class Stage(nn.Module):
             if type(part) is nn.Module:  # made by fx to hold what lies deeper
                 part.training = root.training
         self._graphs, self.training = graphs, root.training
+        self.takes_mask = any(node.target == "mask" for graph in graphs for node in graph.nodes)
         self._compile()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the nodes of the current mode on `x` (B, …)."""
-        return self._forwards[0 if self.training else -1](self, x)
+    def forward(self, x: Tensor, *reads: Tensor) -> Tensor:
+        """Run the nodes of the current mode on `x` (B, …), and what else they read: the mask."""
+        return self._forwards[0 if self.training else -1](self, x, *reads)
 
     def _compile(self) -> None:
         self._forwards = [type(fx.GraphModule(self, graph)).forward for graph in self._graphs]
@@ -57,11 +61,20 @@ def _segments(line: Line, cuts: Sequence[str]) -> Iterator[fx.Graph]:
         leave = line.carried[cut] if cut else line.result
         part = fx.Graph()
         copies = {entry: part.placeholder("x")} if entry else {}
+        if entry:
+            copies |= {node: part.placeholder("mask") for node in line.nodes[1:] if node.op == "placeholder"}
         for node in line.nodes[start:end]:
-            copies[node] = part.node_copy(node, copies.__getitem__)
+            _copy(node, part, copies)
         part.output(copies[leave])
         yield part
         start, entry = end, leave
+
+
+def _copy(node: fx.Node, part: fx.Graph, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+    """Copy a node into a stage's graph, and before it what any stage can compute and this one has not yet."""
+    if node not in copies:
+        copies[node] = part.node_copy(node, partial(_copy, part=part, copies=copies))
+    return copies[node]
 
 
 def split_classifier(stage: nn.Module, num_classes: int, pool: bool = True) -> tuple[nn.Module, nn.Module | None]:

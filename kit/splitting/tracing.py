@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from kit.measure.costs import copied
+from kit.modules import takes_mask
 
 WAY_OUT = "Hand over your own list of stages, or use num_blocks=1"
 
@@ -46,7 +47,7 @@ def same_random_numbers(seed: int) -> Iterator[None]:
 
 
 class _Tracer(fx.Tracer):
-    """Traces down to torch.nn layers and torchvision.ops, and notes in `meta["path"]` where each node comes from."""
+    """Traces down to torch.nn layers, torchvision.ops and what has a `feature`; `meta["path"]` is a node's place."""
 
     proxy_buffer_attributes = True  # a buffer is read in the graph, not copied into it as a constant
 
@@ -56,7 +57,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         of_torchvision = module.__module__.startswith("torchvision.ops") and not isinstance(module, nn.Sequential)
-        return of_torchvision or super().is_leaf_module(module, path)
+        return of_torchvision or hasattr(module, "feature") or super().is_leaf_module(module, path)
 
     def create_node(self, kind, target, args, kwargs, name=None, type_expr=None) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
@@ -70,6 +71,13 @@ class _Tracer(fx.Tracer):
         node.meta = {"path": next(name for name in names if name not in self.paths)}
         self.paths.add(node.meta["path"])
         return node
+
+
+class _Masked(nn.Sequential):
+    """Calls a model with the input and the mask."""
+
+    def forward(self, input: Tensor, mask: Tensor) -> Tensor:
+        return self[0](input, mask)
 
 
 def _contexts() -> tuple:
@@ -87,7 +95,7 @@ def trace(model: nn.Module) -> Traced:
     """
     name, graphs, habits, doubtful = type(model).__name__, [], set(), False
     try:
-        alone = copied(nn.Sequential(model), Tensor.clone)  # calls it with the input alone: others have defaults
+        alone = copied((_Masked if takes_mask(model) else nn.Sequential)(model), Tensor.clone)
         for mode in (True, False):
             tracer, before, drawn = _Tracer(), _attributes(alone.train(mode)[0]), _random_states()
             graphs.append(tracer.trace(alone))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import is_fake
 
 from kit.measure.costs import held
+from kit.modules import apply
 from kit.splitting.tracing import WAY_OUT, Traced, same_random_numbers
 
 
@@ -68,11 +69,13 @@ def _results(
     grads = [None] * len(sources)
     # Gradients cost most: training's are of the other values (examples are often zeros), evaluation's of the example.
     with same_random_numbers(seed), torch.set_grad_enabled(mode == (seed == 2)):
+        mask = torch.ones_like(x, dtype=torch.bool)
+        mask[..., x.shape[-1] // 2 + 1 :] = False
         h = leaf.clone()  # the first operation may overwrite its input, which a leaf refuses
         try:
             for part in parts:
                 part.train(mode)
-                h = part(h)
+                h = apply(part, h, mask)
         except Exception:
             return {}
         with suppress(RuntimeError, ValueError):  # nothing has a gradient, or as cuDNN's LSTM not in evaluation

@@ -50,9 +50,10 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
     """
     cuts = measured_cuts(config, loaded, model) if cuts is None else list(cuts)
     balance, at = paper_cuts.find(config.cuts, config.backbone if model is None else "own", config.num_blocks)
-    example = torch.zeros(2, *loaded.shape, device=config.resolved_device())
+    example = torch.zeros(2, *loaded.shape, dtype=loaded.dtype, device=config.resolved_device())
     whole, given = _model(config, loaded, model), isinstance(model, list | tuple)
-    stages = list(whole) if given else split(whole, config.num_blocks, example, balance=balance, at=cuts or at)
+    few = example[:, :4] if loaded.words else example  # an LSTM on the meta device is slow
+    stages = list(whole) if given else split(whole, config.num_blocks, few, balance=balance, at=cuts or at)
     if len(stages) != config.num_blocks:
         raise ValueError(f"model has {len(stages)} stages, but num_blocks={config.num_blocks}: give {len(stages)}")
     start = config.growth and config.growth.start
@@ -64,8 +65,11 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
 
 def _decoupled(config: RunConfig, loaded: Data, stages: Sequence[nn.Module], **how: object) -> Net:
     """Return the net that the config's method makes of `stages`."""
-    shapes = {"x": loaded.shape, **loaded.view_shapes}
-    examples = {name: torch.zeros(2, *shape, device=config.resolved_device()) for name, shape in shapes.items()}
+    shapes, options = (
+        {"x": loaded.shape, **loaded.view_shapes},
+        {"dtype": loaded.dtype, "device": config.resolved_device()},
+    )
+    examples = {name: torch.zeros(2, *shape, **options) for name, shape in shapes.items()}
     settings = {"seed": config.seed, "context_options": config.context_options, **how, **config.options}
     return decouple(stages, config.method, loaded.num_classes, examples, config.context, config, **settings)
 
@@ -85,7 +89,7 @@ def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[
     if config.folder and (path := checkpoint.latest(config.folder)):
         return checkpoint.load(path, ["run"])[0]["cuts"]
     batch = config.batch_size if heads else min(config.batch_size, 32)
-    example = torch.zeros(batch, *loaded.shape, device=config.resolved_device())
+    example = torch.zeros(batch, *loaded.shape, dtype=loaded.dtype, device=config.resolved_device())
 
     def peaks(stages: Sequence[nn.Module]) -> tuple[list[int], ...]:
         smallest = replace(config, method="greedy", options={})
@@ -100,11 +104,15 @@ def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
     if own is not None:
         model = nn.ModuleList(own) if isinstance(own, list | tuple) else own
         return deepcopy(model).to(config.resolved_device())
-    if len(loaded.shape) == 1 and config.backbone != "mlp":
-        raise ValueError(f"backbone={config.backbone!r} reads images, and {loaded.name} has rows of numbers: take mlp")
-    channels, *_, side = loaded.shape if len(loaded.shape) > 1 else (*loaded.shape, 1)
+    reads = "texts" if config.backbone in ("lstm", "transformer") else "images"
+    has = "texts" if loaded.words else "images" if len(loaded.shape) > 1 else "rows of numbers"
+    if reads != has and not (config.backbone == "mlp" and has != "texts"):
+        way = {"texts": "lstm or transformer", "images": "vgg-paper or another one", "rows of numbers": "mlp"}[has]
+        raise ValueError(f"backbone={config.backbone!r} reads {reads}, and {loaded.name} has {has}: take {way}")
+    channels, *_, side = loaded.shape if has == "images" else (len(loaded.words) or loaded.shape[0], 1)
+    side = loaded.shape[0] if has == "texts" else side
     with seeds.seeded(config.seed, "backbone"):
-        options = dict(config.backbone_options)
+        options = dict(config.backbone_options) | ({} if loaded.vectors is None else {"vectors": loaded.vectors})
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options)
     return model.to(config.resolved_device())
 
@@ -137,7 +145,7 @@ def check_fit(net: Net, loaded: Data, config: RunConfig) -> None:
                 where = f"in the {name} split of {loaded.name}"
                 raise ValueError(f"label {label} {where}: labels have to be 0 to {net.num_classes - 1}")
     asked = net.views | set(filter(None, config.growth.side if config.growth else ()))
-    for view in sorted(asked - set(loaded.views)):
+    for view in sorted(asked - set(loaded.views) - ({"mask"} if loaded.words else set())):
         beside = ", ".join(loaded.views) or "nothing"
         raise ValueError(
             f"the net asks for the view {view!r}, but {loaded.name} carries {beside} beside the input: name it in "

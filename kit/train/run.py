@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kit import data
-from kit.block import Block, walk
+from kit.block import Block
 from kit.modules import evaluating
 from kit.net import Net
 from kit.signal import Signal
@@ -17,6 +17,7 @@ from kit.train.config import RunConfig
 from kit.train.ends import ALONE, EVALUATION_BATCH, NOWHERE, Alone, Nowhere, Source
 from kit.train.progress import Progress
 from kit.train.record import History
+from kit.walk import walk
 
 OnEpoch = Callable[[int, Net], None] | None
 
