@@ -73,8 +73,8 @@ def launcher(fatal, folder, room):
     tempfile.tempdir = str(room)
 
     def hook(event, arguments):
-        path = Path(str(arguments[0]))
-        above = path.parents if event == fatal and path.suffix != ".lock" else ()
+        counts = event == fatal and not str(arguments[0]).endswith(".lock")
+        above = Path(str(arguments[0])).parents if counts else ()
         if room in above and (event == "open" or above[0] == room):
             os.kill(os.getpid(), signal.SIGKILL)
 
