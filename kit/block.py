@@ -71,7 +71,8 @@ class Block(nn.Module):
         self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
         self.schedule: tuple[str, int, int, dict[str, float]] | None = None
         self.last_terms: dict[str, Tensor] = {}
-        self.replicas = None  # of a block that several processes train together: see `kit.pipeline.replicas`
+        self.replicas: Callable[[Signal], tuple[Tensor, dict[str, Tensor]]] | None = None
+        # where several processes train the block: `losses`, on all their shards
         self._step_pre_hooks: OrderedDict[int, Callable[[Block, Signal], None]] = OrderedDict()
 
     def forward(self, signal: Signal) -> Tensor:
@@ -128,7 +129,7 @@ class Block(nn.Module):
         if self.frozen:
             return self.pass_through(signal)
         self.check_learns(signal)
-        h, terms = self.losses(signal) if self.replicas is None else self.replicas.losses(signal)
+        h, terms = (self.replicas or self.losses)(signal)
         after = self.next_signal(signal, h)  # before the step: label codes are those of the weights that made h
         self.objective.total(terms).backward()
         self._update()

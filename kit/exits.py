@@ -7,14 +7,13 @@ have cost is really saved. A sample's way depends on nothing but the sample: not
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.measure import costs
 from kit.modules import evaluating
@@ -127,13 +126,11 @@ def _check(size: int, rule: Rule, num_exits: int, cost: Sequence[float] | None =
 
 @torch.no_grad()
 @typed
-def exit_costs(net, x, unit: str = "flops", repeats: Count = 5) -> list[float]:
+def exit_costs(net, x, unit: Literal["flops", "seconds"] = "flops", repeats: Count = 5) -> list[float]:
     """Return what a sample costs that leaves at each exit: all bodies and heads up to there, first exit to last.
 
     `flops` are PyTorch's count, `seconds` measured medians; both on the batch `x`, divided by its size.
     """
-    if unit not in ("flops", "seconds"):
-        raise unknown("unit", unit, ("flops", "seconds"))
     signal = net.signal(x)
     _check(len(signal.h), Rule("confidence"), net.num_exits)
     with evaluating(net):

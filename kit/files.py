@@ -3,14 +3,15 @@
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
+
+DRAFT = ".draft."
+"""How the names of what is not whole yet begin."""
 
 
 @contextmanager
@@ -21,7 +22,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
+    draft = path.with_name(f"{DRAFT}{secrets.token_hex(4)}.{path.name}")
     draft.touch(exist_ok=False)
     try:
         yield draft
@@ -38,22 +39,33 @@ def put(draft: Path, path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left of `atomic`'s drafts in `folder`."""
-    for kind in ("json", "parquet", "npz"):
-        for draft in folder.glob(f".*.{kind}.????????.{kind}"):
-            draft.unlink(missing_ok=True)
+    """Remove the drafts, files and folders, that killed processes left in `folder`."""
+    for draft in folder.glob(f"{DRAFT}*"):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
 
 
 @contextmanager
-def temporary_folder(prefix: str) -> Iterator[Path]:
-    """Give a temporary folder, and remove it at the end, with those that killed processes of this machine left."""
-    begin = f"{prefix}-{socket.gethostname()}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{begin}*-*"):
-        number = left.name.removeprefix(begin).partition("-")[0]
-        if number.isdigit() and not psutil.pid_exists(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{begin}{os.getpid()}-") as folder:
-        yield Path(folder)
+def temporary_folder(prefix: str, parent: Path | None = None) -> Iterator[Path]:
+    """Give a folder in `parent` (None: the system's), and remove it at the end, with those that killed processes left.
+
+    Its process holds a lock beside it, and lets go of that when it is killed: what is not locked can be swept.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent.resolve()
+    for lock in parent.glob(f"{prefix}.*.lock"):
+        with suppress(Timeout, OSError), FileLock(lock, timeout=0):
+            _remove(lock)
+    lock = parent / f"{prefix}.{secrets.token_hex(4)}.lock"
+    with FileLock(lock):
+        try:
+            (folder := lock.with_suffix("")).mkdir(0o700)
+            yield folder
+        finally:
+            _remove(lock)
+
+
+def _remove(lock: Path) -> None:
+    shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
+    lock.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -29,13 +29,9 @@ class Net(nn.Module):
     """
 
     def __init__(
-        self,
-        blocks: Iterable[Block],
-        method: str,
-        num_classes: int,
-        channels_last: bool = False,
+        self, blocks: Iterable[Block], method: str, num_classes: int, channels_last: bool = False,
         plan: Plan | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         growth.check_disjoint(self)
@@ -163,13 +159,9 @@ class Net(nn.Module):
             return [visit.logits() for visit in self.walk(self.signal(x))]
 
     def adaptive(
-        self,
-        x: Input,
-        rule: exits.Rule | str = "confidence",
-        threshold: float | None = None,
-        patience: int = 1,
+        self, x: Input, rule: exits.Rule | str = "confidence", threshold: float | None = None, patience: int = 1,
         cost: Sequence[float] | None = None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         """Let each sample of `x` (B, …) leave at the first exit where `rule` lets it go; in evaluation mode.
 
         Returns its logits (B, C), the number of the exit it left at (B,), from 0, and what it cost (B,): FLOPs, or

@@ -3,21 +3,16 @@
 import argparse
 import logging
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from kit import cpu_allocator
-from kit.files import put
+from kit.files import put, temporary_folder
 from kit.parameters import check_values, read_parameters, read_texts
-from kit.settings import typed
+from kit.settings import Count, typed
 
 
 class NotebookFailed(RuntimeError):
@@ -26,12 +21,9 @@ class NotebookFailed(RuntimeError):
 
 @typed
 def run_notebook(
-    notebook: str | os.PathLike,
-    out: str | os.PathLike,
-    parameters: Mapping[str, object] | None = None,
-    html: bool = False,
-    timeout: int | None = None,
-) -> Path:
+    notebook: str | os.PathLike, out: str | os.PathLike, parameters: Mapping[str, object] | None = None,
+    html: bool = False, timeout: Count | None = None,
+) -> Path:  # fmt: skip
     """Run `notebook` in the current folder and put it, executed, at `out`; return `out`.
 
     Nothing is put there unless every cell succeeded; as far as it got, a failed run is kept as `NAME.failed.ipynb`.
@@ -46,10 +38,9 @@ def run_notebook(
         raise ValueError(f"the executed notebook cannot be {str(out)!r}: its name must end in .ipynb")
     if out.resolve() == notebook.resolve():
         raise ValueError(f"{out} is the notebook itself; write the executed one elsewhere, such as runs/{out.name}")
-    if timeout is not None and timeout < 1:
-        raise ValueError(f"timeout={timeout}, but it must be 1 or more seconds")
     failed = out.with_suffix(".failed.ipynb")
-    with _workplace(out) as folder:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(".kit-notebook", out.parent) as folder:  # hidden; for drafts, and for the kernel's own files
         draft = folder / out.name
         try:
             executed = _execute(notebook, draft, values, timeout)
@@ -70,24 +61,6 @@ def run_notebook(
             page.write_text(text, encoding="utf-8")
             put(page, out.with_suffix(".html"))
     return out
-
-
-@contextmanager
-def _workplace(out: Path) -> Iterator[Path]:
-    """Give a hidden folder beside `out` for drafts and for the kernel's own files; remove it, and those of killed runs.
-
-    A run holds the lock in its folder, and lets go of it when it is killed: what is not locked can be swept.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.glob(".*.ipynb.run-*"):
-        with suppress(Timeout), FileLock(left / "lock", timeout=0):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.run-", dir=out.parent.resolve()))
-    with FileLock(folder / "lock"):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _execute(notebook: Path, draft: Path, values: dict[str, object], timeout: int | None):

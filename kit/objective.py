@@ -15,11 +15,6 @@ from kit.shapes import Shape
 from kit.signal import Signal
 
 
-def own_rows(rows: Tensor) -> Tensor:
-    """Return the rows of the whole batch, where one process has all of it: these."""
-    return rows
-
-
 class Objective(nn.Module):
     """What a block asks of its objective."""
 
@@ -41,7 +36,7 @@ class Objective(nn.Module):
     """A part of the head that later blocks answer with, and this one trains (AL's decoder)."""
     borrowed: tuple[nn.Module, ...] = ()
     """The lent parts of earlier blocks, first to last: a tuple, so that they are none of this module's own."""
-    gather: Callable[[Tensor], Tensor] = staticmethod(own_rows)
+    gather: Callable[[Tensor], Tensor] = staticmethod(lambda rows: rows)
     """How a loss that compares samples gets the rows of the whole batch: differentiable all-gather, with replicas."""
 
     def loss(self, h: Tensor, signal: Signal) -> dict[str, Tensor]:

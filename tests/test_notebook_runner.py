@@ -145,8 +145,9 @@ def test_what_a_killed_run_left_is_swept_and_what_a_running_one_needs_is_not(not
     source = notebook("import os, time", "print(os.getpid())\ntime.sleep(0 if quick else 60)")
     runs = [start(str(source), f"{name}.ipynb", "-p", "quick", "False", stdout=subprocess.PIPE) for name in "ab"]
     kernels = [int(run.stdout.readline()) for run in runs]
-    left = {run: next(Path().glob(f".{name}.ipynb.run-*")) for run, name in zip(runs, "ab", strict=True)}
-    assert {"lock", "kernel.json"} <= set(os.listdir(left[runs[0]]))
+    drafts = [next(Path().glob(f".kit-notebook.*/{name}.ipynb")) for name in "ab"]
+    left = {run: draft.parent for run, draft in zip(runs, drafts, strict=True)}
+    assert "kernel.json" in os.listdir(left[runs[0]])
     runs[0].kill()
     runs[0].wait()
     assert left[runs[0]].exists()
@@ -212,7 +213,7 @@ def _alive(pid: int) -> bool:
         ("leson.ipynb out.ipynb", "did you mean 'lesson.ipynb'?"),
         ("lesson.ipynb lesson.ipynb", "lesson.ipynb is the notebook itself"),
         ("lesson.ipynb out", "its name must end in .ipynb"),
-        ("lesson.ipynb out.ipynb --timeout 0", "timeout=0, but it must be 1 or more seconds"),
+        ("lesson.ipynb out.ipynb --timeout 0", "timeout=0, but it has to be a whole number of at least 1, or None"),
         ("lesson.ipynb lesson.ipynb/out.ipynb", "lesson.ipynb"),
     ],
 )

@@ -29,7 +29,7 @@ TARGETS = ["setup", "demo", "test", "reproduce", "lab", "lint", "docs", "bench",
 # The floors of the house, lowest first: a room may import its own floor and those below it. Names are modules, or
 # packages that stand for all in them; what is not named is of the room it lies in.
 FLOORS = {
-    "foundations": ["errors", "files", "seeds", "modules", "settings", "cpu_allocator", "processes"],
+    "foundations": ["errors", "devices", "files", "seeds", "modules", "settings", "cpu_allocator", "processes"],
     "numbers": ["shapes", "signal", "losses", "measure.costs"],
     "compute": ["compute"],
     "top floor": ["objective", "heads", "context", "block", "walk", "growth", "exits", "delayed", "plan", "net"],
@@ -114,7 +114,7 @@ def test_the_kit_is_thin():
     del top["kit.measure.costs"]
     # The issues' goals are 7,200 (and 200 for safety, 600 for late gradients, 350 for protocols, 600 for texts: 8,950),
     # 2,500 for the top floor, 2,600 for lessons. All are missed: this is what was reached; it only goes down.
-    assert sum(of_kit.values()) <= 10980 and sum(top.values()) <= 3320
+    assert sum(of_kit.values()) <= 10930 and sum(top.values()) <= 3310
     assert sum(lines.values()) - sum(of_kit.values()) <= 3310
 
 

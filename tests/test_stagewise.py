@@ -1,5 +1,7 @@
 """Blocks trained one after another: finished ones stay, kept outputs are the outputs, and a stop loses nothing."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_a_block_learns_in_its_epochs_only(augment):
 
 def test_outputs_in_files_are_those_in_memory(tmp_path, monkeypatch):
     one = kit.run(config(tmp_path / "memory"))
-    monkeypatch.setattr(stagewise, "memory_left", lambda: 0)
+    monkeypatch.setattr(stagewise.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     other = kit.run(config(tmp_path / "files"))
     pd.testing.assert_frame_equal(one.table, other.table, check_exact=True)
     left = [{path.name for path in (tmp_path / where).iterdir()} for where in ("memory", "files")]
@@ -95,7 +97,7 @@ def test_a_run_stopped_in_a_stage_ends_as_one_that_was_not(tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(stagewise, "memory_left", lambda: 0)
+    monkeypatch.setattr(stagewise.psutil, "virtual_memory", lambda: SimpleNamespace(available=0))
     signal = Signal(torch.zeros(1, 2**20), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"one block's outputs for 1000000000 images take .* GiB left: choose"):
         stagewise.Outputs(None, iter([signal]), 10**9, tmp_path)

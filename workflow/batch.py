@@ -134,8 +134,7 @@ def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
             with atomic(work / "done.json") as draft:
                 draft.write_text(json.dumps(spent))
         published = batch / "cells" / name
-        for left in published.glob(".*"):
-            left.unlink()
+        sweep(published)
         for source, target in (("notebook.ipynb", "notebook.ipynb"), (experiment.table, "result.parquet")):
             with atomic(published / target) as draft:
                 shutil.copyfile(work / source, draft)

@@ -16,6 +16,7 @@ from kit.data.stratified import few_classes
 from kit.data.text_files import Texts
 from kit.data.tokens import bucketed, encode
 from kit.data.views import VIEWS, View
+from kit.devices import available
 from kit.errors import unknown
 from kit.seeds import generator
 from kit.settings import accept, typed
@@ -111,15 +112,24 @@ class Data:
         Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
         """
         for name in (input_view, *further):
-            if name not in self.known_views:
+            if name not in [*self.known_views]:
                 raise unknown("view", name, self.known_views)
         if self.input_view != "image":
             raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
         views = {name: self.known_views[name] for name in further} | own
-        whole = torch.ones(2, *self.shape, dtype=self.dtype)
-        shapes = {name: tuple(view(whole).shape[1:]) for name, view in views.items()}
-        shape = tuple(self.known_views[input_view](whole).shape[1:])
+        shapes = {name: self._shape_of(name, view) for name, view in views.items()}
+        shape = self._shape_of(input_view, self.known_views[input_view])
         return replace(self, shape=shape, input_view=input_view, views=views, view_shapes=shapes)
+
+    def _shape_of(self, name: str, view: View) -> tuple[int, ...]:
+        batch = torch.ones(2, *self.shape, dtype=self.dtype)
+        try:
+            shape = tuple(view(batch).shape)
+        except Exception as error:  # of a function of the user's own, whatever it raises
+            raise ValueError(f"view {name!r} cannot be made of samples of shape {self.shape}: {error}") from error
+        if shape[:1] != (2,) or name == "x":
+            raise ValueError(f"view {name!r} has to give (B, …) of (B, …), not {shape} of (2, …), and x is the input")
+        return shape[1:]
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that other data do not have, whatever their name, folder and device.
@@ -184,7 +194,7 @@ class Data:
         Raises ValueError for an unknown split or recipe, a recipe without an epoch, batch_size < 1, epoch < 0, or a
         `start` outside 0..num_batches.
         """
-        split, training = self._split(split), epoch is not None
+        split, training, device = self._split(split), epoch is not None, available(device)
         count = self.num_batches(split, batch_size, training=training)
         if training and epoch < 0:
             raise ValueError(f"epoch={epoch}, but epochs count from 0; epoch=None evaluates")
@@ -204,7 +214,7 @@ class Data:
             if name not in FILE_AUGMENTATIONS:
                 raise unknown(f"augmentation of {self.name}", name, FILE_AUGMENTATIONS)
             images = replace(images, crop_seeds=seeds if name == "resized-crop" else None)
-            pixels = images.stream(index, self.num_workers, pin=torch.device(device).type == "cuda")
+            pixels = images.stream(index, self.num_workers, pin=device.type == "cuda")
             name = "none"
         else:
             pixels = (images.index_select(0, rows.to(images.device)) for rows in index)

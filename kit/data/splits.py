@@ -19,6 +19,7 @@ from kit.data.stratified import apart, stratified
 from kit.data.text_files import TEXT_DATASETS, Texts
 from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
 from kit.data.views import VIEWS, View
+from kit.devices import available
 from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.seeds import derive, generator
@@ -126,6 +127,7 @@ class Split:
 
     def to(self, device: torch.device | str) -> "Split":
         """Return the split with its tensors on `device`; images that are not in memory stay files."""
+        device = available(device)
         return replace(self, **{name: part.to(device) for name, part in vars(self).items() if torch.is_tensor(part)})
 
 

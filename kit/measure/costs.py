@@ -15,24 +15,15 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler import profile, record_function
 from torch.utils._pytree import tree_leaves
 
+from kit.devices import available
+from kit.settings import Count, typed
+
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler announces itself on stderr otherwise
 
 
 def parameters(module: nn.Module) -> int:
     """Return the number of parameters of `module`; one used twice counts once."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def activation_bytes(module: nn.Module, *inputs: Tensor) -> int:
-    """Return the bytes that autograd keeps for the backward pass of `module(*inputs)`; each storage counts once.
-
-    Kept inputs count, parameters and buffers do not. Nothing is computed or changed: all runs on PyTorch's meta device.
-    """
-    module = copied(module, meta)
-    saved = SavedBytes(held(module))
-    with torch.enable_grad(), saved:
-        module(*map(meta, inputs))
-    return saved.total
 
 
 def flops(fn: Callable[[], object]) -> int:
@@ -97,17 +88,13 @@ def meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
 
 
-def step_seconds(fn: Callable[..., object], repeats: int = 5, prepare: Callable[[], tuple] = tuple) -> float:
-    """Return the median seconds of `fn(*prepare())` over `repeats` calls after one warm-up; only `fn` is timed.
-
-    Waits for the GPU, where there is one, before and after. Raises ValueError if `repeats` < 1.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats={repeats}, expected at least 1 timed call")
+@typed
+def step_seconds(fn: Callable[[], object], repeats: Count = 5) -> float:
+    """Return the median seconds of `fn()` over `repeats` calls after one warm-up, when the GPU has done them, too."""
     seconds = []
     for _ in range(repeats + 1):
-        inputs, start = prepare(), clock()
-        fn(*inputs)
+        start = clock()
+        fn()
         seconds.append(clock() - start)
     return statistics.median(seconds[1:])
 
@@ -127,7 +114,7 @@ def peak_bytes(fn: Callable[[], object], device: torch.device | str | None = Non
     called `warm_up` times before: the CPU's profiler misses the release of what was there before the first call, so a
     step, which frees the last one's gradients, takes 1. Not inside another profiler. ValueError for other devices.
     """
-    device = torch.device(device or "cpu")
+    device = available(device or "cpu")
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device={str(device)!r}: peak_bytes measures 'cpu' and 'cuda' only")
     with profile(profile_memory=True, enabled=device.type == "cpu") as recorded:

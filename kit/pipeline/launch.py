@@ -13,14 +13,9 @@ from itertools import count
 from pathlib import Path
 
 from torch.distributed import HashStore
+from torch.distributed.elastic import rendezvous
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
-from torch.distributed.elastic.rendezvous import (
-    RendezvousInfo,
-    RendezvousParameters,
-    RendezvousStoreInfo,
-    rendezvous_handler_registry,
-)
 from torch.distributed.elastic.rendezvous.static_tcp_rendezvous import StaticTCPRendezvous
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -28,7 +23,7 @@ from kit.files import temporary_folder
 from kit.methods import lookup
 from kit.pipeline.exceptions import PipelineFailed
 from kit.pipeline.options import Options, check_stages
-from kit.settings import Whole, accept, typed
+from kit.settings import Count, Whole, accept, typed
 from kit.train.config import RunConfig
 from kit.train.record import History
 
@@ -36,7 +31,7 @@ BACKEND = "kit-one-folder"
 
 
 @typed
-def launch(config: RunConfig, *, num_stages: int = 2, max_restarts: Whole = 0, **options: object) -> History:
+def launch(config: RunConfig, *, num_stages: Count = 2, max_restarts: Whole = 0, **options: object) -> History:
     """Train as `kit.run` does, with the blocks spread over processes that work at the same time; return the record.
 
     Each replica of the pipeline has `num_stages` processes; `options` are those of `kit.pipeline.options.Options`. With
@@ -67,23 +62,13 @@ def start_ranks(entry: str | Callable, arguments: Sequence, num_ranks: int, max_
     They meet in a file of `folder`. What rank 0 prints is printed here; the rest goes into `folder`. Raises
     PipelineFailed.
     """
-    rendezvous_handler_registry.register(BACKEND, OneFolder)
+    rendezvous.rendezvous_handler_registry.register(BACKEND, OneFolder)
     logs = DefaultLogsSpecs(log_dir=folder, redirects=Std.ALL, tee={0: Std.OUT})
     launcher = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_ranks,
-        logs_specs=logs,
-        run_id="pipeline",
-        rdzv_backend=BACKEND,
-        rdzv_endpoint=folder,
-        max_restarts=max_restarts,
-        start_method="forkserver",
-        role="",
-        log_line_prefix_template="${role_name}",  # rank 0's lines as they are
-        local_addr="127.0.0.1",
-        shutdown_timeout=5,
-    )
+        min_nodes=1, max_nodes=1, nproc_per_node=num_ranks, logs_specs=logs, run_id="pipeline", rdzv_backend=BACKEND,
+        rdzv_endpoint=folder, max_restarts=max_restarts, start_method="forkserver", local_addr="127.0.0.1",
+        shutdown_timeout=5, role="", log_line_prefix_template="${role_name}",  # rank 0's lines as they are
+    )  # fmt: skip
     with _handlers_restored(), _silenced("torch.distributed.elastic"):
         try:
             elastic_launch(launcher, entry)(*arguments)
@@ -115,17 +100,17 @@ class OneFolder(StaticTCPRendezvous):
 
     use_agent_store = False
 
-    def __init__(self, parameters: RendezvousParameters):
+    def __init__(self, parameters: rendezvous.RendezvousParameters):
         super().__init__("127.0.0.1", 0, rank=0, world_size=1, run_id=parameters.run_id, timeout=60)
         self.folder, self.starts = parameters.endpoint, count()
 
     def get_backend(self) -> str:
         return BACKEND
 
-    def next_rendezvous(self) -> RendezvousInfo:
+    def next_rendezvous(self) -> rendezvous.RendezvousInfo:
         """Name a fresh file for each start of the ranks: in an old one they would find ranks that are gone."""
         file = os.path.abspath(os.path.join(self.folder, f"store-{next(self.starts)}"))
-        return RendezvousInfo(HashStore(), 0, 1, RendezvousStoreInfo(file, 0))
+        return rendezvous.RendezvousInfo(HashStore(), 0, 1, rendezvous.RendezvousStoreInfo(file, 0))
 
 
 @contextmanager

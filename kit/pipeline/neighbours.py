@@ -48,9 +48,7 @@ class Mail:
         with waiting(f"waited {self.wire.timeout.total_seconds():g} s for a signal or a gradient from rank {rank}"):
             dist.recv(head, rank)
             if head[1]:
-                text = torch.empty(int(head[1]), dtype=torch.uint8)
-                dist.recv(text, rank)
-                self.heard.append(read(text))
+                self.heard.append(read(int(head[1]), rank))
             layouts = self.heard[int(head[0])]
             flat = [layout.empty(self.device) for layout in layouts]
             for work in [dist.irecv(data, rank) for data in flat]:

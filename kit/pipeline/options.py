@@ -56,12 +56,10 @@ class MeshRank:
 
 
 def check_stages(config: RunConfig, num_stages: int) -> None:
-    """Raise ValueError for fewer than one stage, more than there will be blocks, and runs that cannot be spread."""
+    """Raise ValueError for more stages than there will be blocks, and runs that cannot be spread."""
     most = config.most_blocks
     if config.stagewise:
         raise ValueError("stagewise=True trains one block at a time, so no rank could work beside another: use kit.run")
-    if num_stages < 1:
-        raise ValueError(f"num_stages={num_stages}, but it has to be at least 1")
     if num_stages > most:
         raise ValueError(
             f"num_stages={num_stages}, but {config.method} on {config.backbone} has only {most} "

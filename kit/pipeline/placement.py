@@ -13,7 +13,7 @@ from kit.measure.costs import clock
 from kit.net import Net
 from kit.pipeline.ranks import all_gather
 from kit.signal import Signal
-from kit.splitting.split import balanced
+from kit.splitting.balance import balanced
 from kit.train import build
 from kit.train.config import RunConfig
 

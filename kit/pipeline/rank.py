@@ -30,7 +30,7 @@ from kit.pipeline.rendezvous import joined
 from kit.pipeline.replicas import Replicas
 from kit.pipeline.transport import Receiver, Sender, Wire
 from kit.processes import leave_with
-from kit.train import build, check_fit, checkpoint, load_data, measured_cuts
+from kit.train import build, check_fit, load_data, measured_cuts
 from kit.train.config import RunConfig
 from kit.train.ends import EVALUATION_BATCH, NOWHERE, FromData
 from kit.train.identity import identify
@@ -62,8 +62,6 @@ def train(config: RunConfig, options: Options, device: torch.device) -> History:
         group, _ = dist.new_subgroups_by_enumeration(stages, timedelta(seconds=options.timeout))
         replicas = Replicas(group, options.statistics)
     with _waking(neighbours), folder_lock(config.folder) if here.rank == 0 else nullcontext():
-        if here.rank == 0 and config.folder:
-            checkpoint.sweep_drafts(config.folder)
         loaded = load_data(config) if here.is_first else None
         data_spec = without_images(all_gather(loaded and describe(loaded), "loading the data")[0])
         own_device = replace(config, device=str(device))

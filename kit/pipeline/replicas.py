@@ -41,7 +41,8 @@ class Replicas:
             _replace_batch_norms(block, self.group)
         if dist.get_rank(self.group):
             block.seed = seeds.derive(block.seed, "replica", dist.get_rank(self.group))
-        block.replicas = _Shared(DistributedDataParallel(_Losses(block, self.group), process_group=self.group))
+        # The call alone: the module itself, which holds the block, would become a part of it.
+        block.replicas = DistributedDataParallel(_Losses(block, self.group), process_group=self.group).__call__
 
     def gather(self, rows: Tensor) -> Tensor:
         """Return the replicas' rows (B_r, …), one after the other, as (B, …): a differentiable all-gather.
@@ -55,16 +56,6 @@ class Replicas:
         before, total = int(sizes[: dist.get_rank(self.group)].sum()), int(sizes.sum())
         around = [rows.new_zeros(count, *rows.shape[1:]) for count in (before, total - before - len(rows))]
         return dist_nn.all_reduce(torch.cat([around[0], rows, around[1]]), group=self.group)
-
-
-class _Shared:
-    """What a block of several replicas computes its losses with; no module, since it holds the block itself."""
-
-    def __init__(self, parallel: DistributedDataParallel):
-        self._parallel = parallel
-
-    def losses(self, signal: Signal) -> tuple[Tensor, dict[str, Tensor]]:
-        return self._parallel(signal)
 
 
 class _Losses(nn.Module):

@@ -62,8 +62,10 @@ def written(layouts: Sequence[Layout]) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps([astuple(layout) for layout in layouts]).encode()), dtype=torch.uint8)
 
 
-def read(text: Tensor) -> list[Layout]:
-    """Return the layouts that were `written`."""
+def read(size: int, rank: int) -> list[Layout]:
+    """Return the layouts that `rank` sends, `written` in so many bytes."""
+    text = torch.empty(size, dtype=torch.uint8)
+    dist.recv(text, rank)
     rows = json.loads(text.numpy().tobytes())
     return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in rows]
 
@@ -160,9 +162,7 @@ class Receiver(Source):
         size = torch.zeros(1, dtype=torch.int64)
         with waiting(f"waited for the first signal from rank {self.source}"):
             dist.recv(size, self.source)
-            text = torch.empty(int(size), dtype=torch.uint8)
-            dist.recv(text, self.source)
-        return read(text)
+            return read(int(size), self.source)
 
     def _post(self, layouts: list[Layout]) -> tuple[list[Layout], list[dist.Work], list[Tensor]]:
         flat = [layout.empty(self.device) for layout in layouts]

@@ -8,14 +8,11 @@ from torch import Tensor, nn
 
 from kit.errors import unknown
 from kit.settings import typed
-from kit.splitting.balance import BALANCES, Peaks, balanced, cheapest
+from kit.splitting.balance import BALANCES, Peaks, cheapest
 from kit.splitting.liveness import Line, find_cuts
-from kit.splitting.stage import split_classifier, stages_between
+from kit.splitting.stage import stages_between
 from kit.splitting.tracing import trace
 from kit.splitting.verify import check_against_model
-
-__all__ = ["BALANCES", "balanced", "choose_cuts", "cut_points", "split", "split_classifier"]
-
 
 CutPoints = Annotated[Sequence[object], Field(description="a list of cut points, such as ['layer1']")]
 

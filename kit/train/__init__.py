@@ -130,8 +130,6 @@ def fit(net: Net, loaded: Data, config: RunConfig, on_epoch: Callable[[int, Net]
     check_fit(net, loaded, config)
     config, identity = with_known_folder(net, loaded, config), identify(net, loaded, config)
     with folder_lock(config.folder):
-        if config.folder:
-            checkpoint.sweep_drafts(config.folder)
         source = (FromFinished if config.stagewise else FromData)(net, loaded, config)
         return Run(net, loaded, config, identity, source, on_epoch=on_epoch).run()
 

@@ -1,8 +1,8 @@
 """Checkpoints: a folder with a file for each block, written by whoever owns it, and one for the run.
 
-    FOLDER/checkpoint/step-00000120/    run.pt, block0.pt, …: complete, for only then it gets this name
-    FOLDER/checkpoint/.step-00000160/   being written, or left by a process that was killed; removed at the next start
-    FOLDER/checkpoint/best-00000003/    the weights after the best epoch
+    FOLDER/checkpoint/step-00000120/         run.pt, block0.pt, …: complete, for only then it gets this name
+    FOLDER/checkpoint/.draft.step-00000160/  being written, or left by a killed process; removed at the next start
+    FOLDER/checkpoint/best-00000003/         the weights after the best epoch
 
 Any number of processes writes and reads them. Nothing that is read here can run code.
 """
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kit.files import DRAFT, sweep
 from kit.train.ends import ALONE
 
 FORMAT = "decoupled-kit checkpoint 2"
@@ -30,7 +31,7 @@ def save(folder: Path, name: str, states: Mapping[str, Mapping], ranks=ALONE) ->
     removes what it replaces. Raises OSError on every rank if one of them cannot write; the checkpoint before stands.
     """
     home = folder / "checkpoint"
-    draft, final, kind = home / f".{name}", home / name, name.partition("-")[0]
+    draft, final, kind = home / f"{DRAFT}{name}", home / name, name.partition("-")[0]
     told = ranks.gather([_write(draft, states), list(states)], "writing a checkpoint")
     failure = next((f" by rank {rank} ({why})" for rank, (why, _) in enumerate(told) if why), "")
     if ranks.is_main:
@@ -106,8 +107,7 @@ def weights(folder: str | os.PathLike, kind: str = "best") -> dict[str, Tensor]:
 
 def sweep_drafts(folder: Path) -> None:
     """Remove checkpoints that killed processes left half written or half removed."""
-    for draft in (folder / "checkpoint").glob(".*-*"):
-        shutil.rmtree(draft)
+    sweep(folder / "checkpoint")
     for kind in ("step", "best"):
         _remove_older(folder, kind)
 

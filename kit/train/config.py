@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,10 +18,11 @@ from kit.backbones import BACKBONES, backbone_names
 from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
 from kit.data.splits import DataSettings
+from kit.devices import available
 from kit.errors import unknown
 from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
-from kit.splitting.split import BALANCES
+from kit.splitting.balance import BALANCES
 
 CUTS = (*paper_cuts.NAMED_CUTS, *BALANCES)
 _ELSEWHERE = ("root", "output", "checkpoint_steps")
@@ -155,16 +155,7 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     def resolved_device(self) -> torch.device:
         """The device itself, with `auto` decided. Raises ValueError for one that is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
-            raise ValueError(f"device={self.device!r}, but it has to be auto, cpu, cuda or cuda:N")
-        device = torch.device(self.device)
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ValueError(
-                f"device={self.device!r}, but PyTorch sees {torch.cuda.device_count()} GPUs here: take auto"
-            )
-        return device
+        return available(self.device)
 
     def plain(self) -> dict:
         """Return every setting as plain JSON values: what `RunConfig(**…)` makes the same run of."""

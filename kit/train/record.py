@@ -16,9 +16,6 @@ import pandas as pd
 from kit.files import atomic
 from kit.settings import typed
 
-COLUMNS = ("step", "epoch", "split", "block", "metric", "value")
-COST_COLUMNS = ("epoch", "metric", "value", "unit")
-
 
 @dataclass
 class History:
@@ -37,11 +34,11 @@ class History:
 
     @property
     def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows, columns=list(COLUMNS))
+        return pd.DataFrame(self.rows, columns=["step", "epoch", "split", "block", "metric", "value"])
 
     @property
     def costs(self) -> pd.DataFrame:
-        return pd.DataFrame(self.cost_rows, columns=list(COST_COLUMNS))
+        return pd.DataFrame(self.cost_rows, columns=["epoch", "metric", "value", "unit"])
 
     @typed
     def accuracy(self, split: Literal["val", "test"] = "val") -> pd.DataFrame:

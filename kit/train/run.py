@@ -226,6 +226,8 @@ class Run:
 
     def _resume(self) -> None:
         """Go on from the folder's checkpoint, if it holds one."""
+        if self.config.folder and self.ranks.is_main:
+            checkpoint.sweep_drafts(self.config.folder)
         path = self.config.folder and checkpoint.latest(self.config.folder)
         (name, *_) = self.ranks.gather(path and path.name, "going on from a checkpoint")  # all ranks from the same
         if not name:

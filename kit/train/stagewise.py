@@ -6,12 +6,12 @@ where that is too small in files on the disk of the run's folder, which go with 
 """
 
 import mmap
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -85,7 +85,7 @@ def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, T
     Raises ValueError where neither has room.
     """
     total = sum(count * value[:1].nbytes for value in example.values())
-    fits = total < memory_left() / 2
+    fits = total < psutil.virtual_memory().available / 2
     if not fits and total > (free := shutil.disk_usage(folder).free):
         raise ValueError(
             f"one block's outputs for {count} images take {total / 2**30:.1f} GiB, but memory has no room and "
@@ -103,11 +103,3 @@ def _room(example: dict[Slot, Tensor], count: int, folder: Path) -> dict[Slot, T
                 numbers = torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=dtype)
         room[slot] = numbers.view(count, *value.shape[1:])
     return room
-
-
-def memory_left() -> int:
-    """Return the bytes of memory that are free; 0 where the system does not say."""
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 0

@@ -1,5 +1,6 @@
 """Named data, their splits and batches, models to cut, and backbones."""
 
+import torch
 from torch import nn
 
 import kit
@@ -9,6 +10,8 @@ from kit.data.views import columns
 from kit.splitting.split import cut_points
 from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import DATA, FOLDER, MODEL, NAN, X, Y
+
+TABLE = kit.Data.of((torch.rand(40, 3), torch.arange(40) % 2))
 
 
 class Branching(nn.Module):
@@ -53,6 +56,7 @@ BATCHES = {
     "batch_size": [0, -1, "4", 2.5, None, True],
     "epoch": [-1, "0", 1.5, True],
     "seed": ["0", None, 1.5],
+    "device": ["gpu", "cuda:7", "mps", "", None, 0],
 }
 BACKBONE = {
     "in_channels": [0, "1", 1.5],
@@ -85,6 +89,14 @@ CASES = [
     ),
     Case("data.with_views('topp')", "unknown view 'topp'…top", lambda: DATA.with_views("topp")),
     Case("data.with_views('image', 'left2')", "unknown view", lambda: DATA.with_views("image", "left2")),
+    Case("data.with_views(['top'])", "unknown view ['top']", lambda: DATA.with_views(["top"])),
+    Case("data.with_views(own=3)", "view 'own'…'int' object is not callable", lambda: DATA.with_views(own=3)),
+    Case("data.with_views(own=mean)", "view 'own'…(B, …) of (B, …), not ()", lambda: DATA.with_views(own=torch.mean)),
+    Case("data.with_views(own=no tensor)", "view 'own'…no attribute 'shape'", lambda: DATA.with_views(own=lambda x: 3)),
+    Case("data.with_views(x=…)", "x is the input", lambda: DATA.with_views(x=torch.neg)),
+    Case("table.with_views('top')", "view 'top' cannot be made of…(3,)", lambda: TABLE.with_views("top")),
+    Case("data.to('gpu')", "device='gpu'", lambda: DATA.to("gpu")),
+    Case("data.test.to('cuda:7')", "cuda:7…GPUs here", lambda: DATA.test.to("cuda:7")),
     Case("data.with_views twice", "seen in part already", lambda: DATA.with_views("top").with_views("left")),
     Case("columns(x, 0, 999)", "there are 64", lambda: columns(X, 0, 999)),
     Case("columns(x, 4, 2)", "columns 4 to 2", lambda: columns(X, 4, 2)),

@@ -181,7 +181,7 @@ def test_layout_and_device():
     x, _ = next(data.batches("train", 4, epoch=0, channels_last=True))
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert same(data.to("cpu").batches("train", 4, epoch=0), data.batches("train", 4, epoch=0))
-    assert data.to("meta").train.images.device.type == "meta"
+    assert data.to(torch.device("meta")).train.images.device.type == "meta"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,8 @@ def launcher(fatal, folder, room):
     tempfile.tempdir = str(room)
 
     def hook(event, arguments):
-        above = Path(str(arguments[0])).parents if event == fatal else ()
+        counts = event == fatal and not str(arguments[0]).endswith(".lock")
+        above = Path(str(arguments[0])).parents if counts else ()
         if room in above and (event == "open" or above[0] == room):
             os.kill(os.getpid(), signal.SIGKILL)
 

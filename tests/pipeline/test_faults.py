@@ -119,8 +119,9 @@ def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test"]
     command = [*torchrun, "-m", "kit.pipeline", str(tmp_path / "config.json"), "--timeout", "60", "--threads", "1"]
+    told = os.environ | {"KIT_SECRET": "as long as one needs at least"}
     agents = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ)
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=told)
         for _ in range(2)
     ]
     for agent in agents:

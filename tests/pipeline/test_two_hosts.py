@@ -8,6 +8,7 @@ import sys
 import time
 
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -101,11 +102,14 @@ def test_two_hosts_train_as_one_process_though_their_cable_is_pulled(hosts, tmp_
     while not checkpoint.latest(folder):
         assert [agent.poll() for agent in agents] == [None, None]
         time.sleep(0.01)
+    ranks = [rank for agent in agents for rank in psutil.Process(agent.pid).children(recursive=True)]
+    assert len(ranks) == 2
     call(*inside(hosts[0], "ip", "link", "set", "cable1", "down"))
     end = time.monotonic() + TIMEOUT + 5
     while not all("PeerLost: " in path.read_text() for path in complaints(config)):
         assert time.monotonic() < end, f"not heard within {TIMEOUT} + 5 s"
         time.sleep(0.1)
+    assert not psutil.wait_procs(ranks, end - time.monotonic())[1], f"not gone within {TIMEOUT} + 5 s"
     assert all(code for code, _ in ended(agents, config))
     reached = checkpoint.latest(folder).name
     assert reached < checkpoint.latest(tmp_path / "one").name, "the cable was pulled too late to test anything"

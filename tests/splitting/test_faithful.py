@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torchvision.ops import StochasticDepth
 
 from kit.measure import memory
-from kit.splitting.split import choose_cuts, cut_points, split, split_classifier
+from kit.splitting.split import choose_cuts, cut_points, split
+from kit.splitting.stage import split_classifier
 
 torch.set_num_threads(1)
 

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from kit.backbones import backbone
 from kit.measure.costs import parameters
-from kit.splitting.split import balanced, cut_points, split, split_classifier
+from kit.splitting.balance import balanced
+from kit.splitting.split import cut_points, split
+from kit.splitting.stage import split_classifier
 
 torch.set_num_threads(1)
 
