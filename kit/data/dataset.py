@@ -86,7 +86,7 @@ class Data:
     @property
     def dtype(self) -> torch.dtype:
         """Of what a net reads: numbers, or numbers of words."""
-        return torch.int64 if self.words else torch.float32
+        return torch.int64 if self.words else torch.get_default_dtype()
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return texts as a batch (B, T) for the net: word numbers, cut as those of the dataset are."""
