@@ -95,16 +95,30 @@ class AsMap(nn.Module):
         return h.movedim(-1, 1)[:, :, None]
 
 
+class OneHot(nn.Module):
+    """Token ids as rows without an embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(50, 8)
+
+    def forward(self, ids):
+        return self.linear(nn.functional.one_hot(ids, 50).float())
+
+
 @pytest.mark.parametrize("context", ["E", "R1", "R2E"])
-def test_token_ids_do_not_go_into_a_convolution(context):
+def test_token_ids_are_context_once_they_are_embedded(context):
     ids = torch.randint(50, (4, 6))
     convolution = nn.Sequential(AsMap(), nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-    message = (
-        r"context gives block 2 the network's input, .* shape \(6,\) and torch.int64 .*\(6, 8\): use context='none'"
-    )
+    message = r"context gives block 2 the network's input, .* shape \(6,\) and torch.int64 .*: use context='none'"
     with pytest.raises(ValueError, match=message):
-        kit.decouple([nn.Embedding(50, 8), convolution], "greedy", 10, ids, context=context)
-    kit.decouple([nn.Embedding(50, 8), convolution], "greedy", 10, ids).step(ids, torch.arange(4))
+        kit.decouple([OneHot(), convolution], "greedy", 10, ids, context=context)
+    net = kit.decouple([nn.Embedding(50, 8), convolution], "greedy", 10, ids, context=context)
+    (encoder,) = [part for part in net[1].context.modules() if isinstance(part, nn.Embedding)]
+    before = encoder.weight.clone()
+    net.step(ids, torch.arange(4))
+    moved = (encoder.weight != before).any(1).nonzero().flatten()
+    assert encoder.weight.shape == (50, 8) and {*moved.tolist()} >= {*ids.unique().tolist()}
 
 
 def test_vectors_do_not_become_maps():
