@@ -15,13 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from kit import losses, seeds
 from kit.compute import optimizers
 from kit.context import Needs
-from kit.modules import apply, takes_mask
+from kit.modules import Feature, apply, takes_mask
 from kit.objective import Objective
 from kit.settings import typed
 from kit.shapes import Shape
 from kit.signal import Signal
-
-Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 class Block(nn.Module):
@@ -48,7 +46,7 @@ class Block(nn.Module):
         index: int = 0,
         seed: int = 0,
         shapes: Sequence[Shape] = (),
-        pools: Sequence[Pool | None] = (),
+        pools: Sequence[Feature | None] = (),
     ):
         super().__init__()
         if len(stages) != len(probes) + 1:

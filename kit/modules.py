@@ -1,6 +1,6 @@
 """What is done to modules of any kind."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 M = TypeVar("M", bound=nn.Module)
+Feature = Callable[[Tensor, Tensor], Tensor]
+"""Makes of an output for words (B, T, ·) and the mask (B, T) what heads read: one row (B, D) for each text."""
 
 
 @contextmanager
@@ -33,6 +35,14 @@ def _takes_mask(kind: type[nn.Module]) -> bool:
 def takes_mask(module: nn.Module) -> bool:
     """Whether `module` has to be told, beside its input, which of the words are real: `mask`, bool (B, T)."""
     return bool(vars(module).get("takes_mask")) or _takes_mask(cast(Any, type(module)))
+
+
+def own_feature(module: nn.Module) -> Feature | None:
+    """Return the method `feature(h, mask)` of a layer that reads a mask, or None where it has none.
+
+    It has to be of its class: a part that a model calls `feature` is none.
+    """
+    return cast(Feature, module.feature) if takes_mask(module) and hasattr(type(module), "feature") else None
 
 
 def apply(module: nn.Module, h: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -2,16 +2,15 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from kit import seeds
-from kit.block import Block, Pool
+from kit.block import Block
 from kit.compute import amx_layers
 from kit.context import Encoding, ExtraView, Needs, supplied
-from kit.modules import on
+from kit.modules import Feature, on, own_feature
 from kit.objective import HeadSpec, Objective
 from kit.shapes import Shape, output_shapes, real_mean
 
@@ -51,7 +50,7 @@ class Plan:
     one_loss: bool
     """Whether one loss at the end trains the whole net; it does not grow then."""
     make_block: Callable[..., Block] = Block
-    pools: Sequence[Pool | None] = ()
+    pools: Sequence[Feature | None] = ()
     """What makes of each stage's output for words the feature that heads read; None where there are no words."""
 
     def shape(self, view: str) -> Shape:
@@ -107,7 +106,7 @@ class Plan:
 
     def _block(
         self, index: int, stages: Sequence[nn.Module], objective: Objective, probes: Sequence[nn.Module],
-        shapes: Sequence[Shape], views: Views | None, pools: Sequence[Pool | None],
+        shapes: Sequence[Shape], views: Views | None, pools: Sequence[Feature | None],
     ) -> Block:  # fmt: skip
         """Return the block, laid out for the hardware; `shapes` are those from the net's input to its own output."""
         at = len(shapes) - len(stages) - 1
@@ -128,16 +127,16 @@ class Plan:
         return self.make_block(stages, objective, self.make_optimizer, probes, context, **own)
 
 
-def pooling(stage: nn.Module, shape: Shape) -> Pool | None:
+def pooling(stage: nn.Module, shape: Shape) -> Feature | None:
     """Return what makes features of a stage's output (B, T, D): its last layer's own, or the mean of real words.
 
     A layer says so by a method `feature(h, mask)`.
     """
-    own = [cast(Pool, part.feature) for part in stage.modules() if hasattr(part, "feature")]
+    own = [feature for part in stage.modules() if (feature := own_feature(part))]
     return (own or [real_mean])[-1] if len(shape) == 2 else None
 
 
-def pooled(shape: Shape, pool: Pool | None) -> Shape:
+def pooled(shape: Shape, pool: Feature | None) -> Shape:
     """Return the shape of the feature that `pool` makes of an output."""
     return shape if pool is None else Shape(pool(torch.zeros(1, *shape), torch.ones(1, shape[0]).bool()).shape[1:])
 

@@ -5,15 +5,13 @@ them changes nothing. Its `feature` is what a head reads: one row (B, D) for eac
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from kit.modules import Feature
 from kit.settings import Count, Decay
 from kit.shapes import real_mean
-
-Feature = Callable[[Tensor, Tensor], Tensor]
 
 
 def last_states(h: Tensor, mask: Tensor) -> Tensor:
@@ -80,12 +78,14 @@ class Encoder(nn.TransformerEncoderLayer):
 class Pool(nn.Module):
     """The feature of the layer before, (B, T, ·) -> (B, D)."""
 
-    def __init__(self, feature: Feature):
+    def __init__(self, of_layer: Feature):
         super().__init__()
-        self.feature = feature
+        self.of_layer = of_layer
 
-    def forward(self, h: Tensor, mask: Tensor) -> Tensor:
-        return self.feature(h, mask)
+    def feature(self, h: Tensor, mask: Tensor) -> Tensor:
+        return self.of_layer(h, mask)
+
+    forward = feature
 
 
 class TextClassifier(nn.Sequential):

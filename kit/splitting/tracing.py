@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from kit.measure.costs import copied
-from kit.modules import takes_mask
+from kit.modules import own_feature, takes_mask
 
 WAY_OUT = "Hand over your own list of stages, or use num_blocks=1"
 
@@ -57,7 +57,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         of_torchvision = module.__module__.startswith("torchvision.ops") and not isinstance(module, nn.Sequential)
-        return of_torchvision or hasattr(module, "feature") or super().is_leaf_module(module, path)
+        return of_torchvision or own_feature(module) is not None or super().is_leaf_module(module, path)
 
     def create_node(self, kind, target, args, kwargs, name=None, type_expr=None) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)

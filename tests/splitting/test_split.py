@@ -405,3 +405,24 @@ def test_stages_move_and_save_like_any_module():
     twin.load_state_dict(stages[1].state_dict())
     h = stages[0].eval()(torch.rand(2, 3, 32, 32))
     assert torch.allclose(twin.eval()(h.double()).float(), stages[1].eval()(h), atol=1e-5)
+
+
+class CallsAPartFeature(nn.Module):
+    """A model of images with a part called `feature`, as many have."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x):
+        return self.fc(self.feature(x).mean((2, 3)))
+
+
+def test_a_part_called_feature_is_cut_as_any_other():
+    x = torch.randn(2, 3, 8, 8)
+    model = CallsAPartFeature()
+    stages = split(model, 3, x)
+    for stage in stages:
+        x = stage(x)
+    assert len(stages) == 3 and x.shape == (2, 5)
