@@ -6,7 +6,11 @@ import os
 import platform
 import statistics
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -52,3 +56,40 @@ def machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     return f"{model}, {os.cpu_count()} cores"
+
+
+def begin(out: Path, given: dict, columns: Sequence[str]) -> set[tuple]:
+    """Return the cells, by `columns`, that the CSV has; SystemExit if they were done as another than `given` says."""
+    from kit.train.record import versions
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    described = out.with_suffix(".json")
+    if out.exists():
+        before = json.loads(described.read_text())
+        if {name: before[name] for name in given} != json.loads(json.dumps(given)):
+            raise SystemExit(f"error: {out} holds runs of other settings (see {described}); choose another --out")
+        return set(pd.read_csv(out, keep_default_na=False)[[*columns]].itertuples(index=False, name=None))
+    described.write_text(json.dumps(given | {"versions": versions(), "machine": machine()}, indent=1) + "\n")
+    return set()
+
+
+def add(out: Path, found: dict, columns: Sequence[str]) -> None:
+    """Put a row into the CSV, whole or not at all."""
+    from kit.files import atomic
+
+    rows = pd.DataFrame([found])
+    if out.exists():
+        rows = pd.concat([pd.read_csv(out, keep_default_na=False), rows])
+    with atomic(out) as temporary:
+        rows.sort_values([*columns]).to_csv(temporary, index=False, float_format="%.5f")
+    print(found, flush=True)
+
+
+def trained(net, loaded, config) -> tuple[list[float], int]:
+    """Train; return the test accuracy of every exit, and the number, from 0, of the one that is best on validation."""
+    import kit
+    from kit.train.run import evaluate
+
+    kit.fit(net, replace(loaded, test=loaded.val), config)  # the test samples, in every epoch, would cost the most
+    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
+    return test, max(range(len(val)), key=val.__getitem__)

@@ -9,13 +9,11 @@ on. The settings stand in a JSON file beside it. `error` is that of the last exi
 images: nothing is chosen; `best_exit_error` is that of the exit with the best validation accuracy then.
 """
 
-import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from _harness import ROOT, arguments, machine
+from _harness import ROOT, add, arguments, begin, trained
 
 SETTINGS = {
     "dataset": "fashion-mnist",
@@ -54,12 +52,12 @@ def main() -> None:
     settings = SETTINGS | ({"dataset": "digits", "limit": 300, "epochs": 1} if args.quick else {})
     if args.quick:
         args.out, args.plot = (Path("runs/benchmarks", path.name) for path in (args.out, args.plot))
-    done = begin(args.out, settings)
+    done = begin(args.out, {"settings": settings, "options": OPTIONS}, COLUMNS)
     planned = [cell for cell in cells(range(args.seeds)) if tuple(cell) not in done]
     print(f"{len(done)} runs done, {len(planned)} to do", flush=True)
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned]):
-            add(args.out, future.result())
+            add(args.out, future.result(), COLUMNS)
     from lessons import local_losses_and_context as lesson
 
     table = lesson.read_accuracy(args.out)
@@ -78,29 +76,12 @@ def cells(seeds) -> list[tuple[str, int, str, int]]:
     return [(*case, seed) for seed in seeds for case in plan]
 
 
-def begin(out: Path, settings: dict) -> set[tuple]:
-    """Return the cells that are done; ValueError if they were done with other settings."""
-    from kit.train.record import versions
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    described = out.with_suffix(".json")
-    given = {"settings": settings, "options": OPTIONS}
-    if out.exists():
-        before = json.loads(described.read_text())
-        if {name: before[name] for name in given} != json.loads(json.dumps(given)):
-            raise SystemExit(f"error: {out} holds runs of other settings (see {described}); choose another --out")
-        return set(pd.read_csv(out, keep_default_na=False)[COLUMNS].itertuples(index=False, name=None))
-    described.write_text(json.dumps(given | {"versions": versions(), "machine": machine()}, indent=1) + "\n")
-    return set()
-
-
 def measure(settings: dict, method: str, num_blocks: int, context: str, seed: int) -> dict:
     """Train one net and return its row."""
     import torch
 
     import kit
     from kit.train import build, load_data
-    from kit.train.run import evaluate
 
     torch.set_num_threads(1)
     config = kit.RunConfig(
@@ -115,23 +96,9 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
     )
     loaded = load_data(config)
     net = build(config, loaded)
-    kit.fit(net, replace(loaded, test=loaded.val), config)  # 10,000 test images in every epoch would cost the most
-    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
-    best = max(range(len(val)), key=val.__getitem__)
+    test, best = trained(net, loaded, config)
     measured = {"error": 1 - test[-1], "best_exit": best + 1, "best_exit_error": 1 - test[best]}
     return dict(zip(COLUMNS, (method, num_blocks, context, seed), strict=True)) | measured
-
-
-def add(out: Path, found: dict) -> None:
-    """Put a row into the CSV, whole or not at all."""
-    from kit.files import atomic
-
-    rows = pd.DataFrame([found])
-    if out.exists():
-        rows = pd.concat([pd.read_csv(out, keep_default_na=False), rows])
-    with atomic(out) as temporary:
-        rows.sort_values(COLUMNS).to_csv(temporary, index=False, float_format="%.5f")
-    print(found, flush=True)
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

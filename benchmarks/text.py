@@ -11,6 +11,7 @@ import torch
 from _harness import arguments, row, write
 
 import kit
+from kit.backbones import TEXT_BACKBONES
 from kit.train import build
 
 SETTINGS = {
@@ -25,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     settings, rows = SETTINGS | ({"limit": 240} if args.quick else {}), []
-    for backbone in ("lstm", "transformer"):
+    for backbone in TEXT_BACKBONES:
         config = kit.RunConfig(**settings, backbone=backbone)
         data = kit.load_data(config)
         batches = list(data.batches("train", config.batch_size, epoch=0))

@@ -9,11 +9,10 @@ started again to go on.
 """
 
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
 from functools import cache
 
 import pandas as pd
-from _harness import ROOT, arguments
+from _harness import ROOT, add, arguments, begin, trained
 
 SETTINGS = {
     "dataset": "stdlib", "max_tokens": 32, "width": 0.1, "num_blocks": 4, "epochs": 12, "batch_size": 64,
@@ -23,8 +22,9 @@ COLUMNS = ["backbone", "method", "seed"]
 
 
 def main() -> None:
-    from kit.files import atomic
+    from kit.backbones import TEXT_BACKBONES
     from kit.methods import REGISTRY
+    from lessons.texts import references
 
     parser = arguments(__doc__, "text_accuracy")
     parser.set_defaults(out=ROOT / "benchmarks/results/text_accuracy.csv")
@@ -33,19 +33,14 @@ def main() -> None:
     args = parser.parse_args()
     settings = SETTINGS | ({"epochs": 1, "limit": 240} if args.quick else {})
     args.out = ROOT / "runs/benchmarks/text_accuracy.csv" if args.quick else args.out
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else baselines(settings)
-    done = {tuple(row[column] for column in COLUMNS) for row in rows}
+    done = begin(args.out, {"settings": settings}, COLUMNS)
     methods = [name for name in REGISTRY if name not in ("infopro", "pipedream")]
-    planned = [(b, m, s) for s in range(args.seeds) for m in methods for b in ("lstm", "transformer")]
+    planned = [(b, m, s) for s in range(args.seeds) for m in methods for b in TEXT_BACKBONES]
     with ProcessPoolExecutor(args.jobs) as pool:
-        waited = [pool.submit(measure, settings, *cell) for cell in planned if cell not in done]
-        for future in as_completed(waited):
-            rows.append(future.result())
-            with atomic(args.out) as temporary:
-                pd.DataFrame(rows).sort_values(COLUMNS).to_csv(temporary, index=False, float_format="%.5f")
-            print(rows[-1], flush=True)
-    print(summary(pd.DataFrame(rows)).to_string())
+        for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned if cell not in done]):
+            add(args.out, future.result(), COLUMNS)
+    print({name: round(100 * share, 1) for name, share in references(read(settings["max_tokens"], None)).items()})
+    print(summary(pd.read_csv(args.out)).to_string())
 
 
 def measure(settings: dict, backbone: str, method: str, seed: int) -> dict:
@@ -54,15 +49,11 @@ def measure(settings: dict, backbone: str, method: str, seed: int) -> dict:
 
     import kit
     from kit.train import build
-    from kit.train.run import evaluate
 
     torch.set_num_threads(1)
     config = kit.RunConfig(**settings, backbone=backbone, method=method, seed=seed)
     loaded = read(config.max_tokens, config.limit)
-    net = build(config, loaded)
-    kit.fit(net, replace(loaded, test=loaded.val), config)  # the test texts, in every epoch, would cost the most
-    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
-    best = max(range(len(val)), key=val.__getitem__)
+    test, best = trained(build(config, loaded), loaded, config)
     found = {"last": test[-1], "best": test[best], "best_exit": best + 1}
     return dict(zip(COLUMNS, (backbone, method, seed), strict=True)) | found
 
@@ -73,25 +64,6 @@ def read(max_tokens: int, limit: int | None):
     import kit
 
     return kit.load_data("stdlib", max_tokens=max_tokens, limit=limit)
-
-
-def baselines(settings: dict) -> list[dict]:
-    """Return the rows of the majority class, and of a logistic regression on counts of the same words."""
-    import torch
-    from sklearn.linear_model import LogisticRegression
-
-    import kit
-
-    data = kit.load_data(kit.RunConfig(**settings))
-    words = torch.arange(len(data.words))
-    (x, y), (test_x, test_y) = (
-        (torch.stack([torch.bincount(row, minlength=len(words)) for row in split.images.long()])[:, 1:], split.labels)
-        for split in (data.train, data.test)
-    )
-    right = LogisticRegression(max_iter=2000).fit(x, y).score(test_x, test_y)
-    most = (test_y == y.bincount().argmax()).float().mean().item()
-    rows = [("majority class", most), ("bag of words", right)]
-    return [{"backbone": "none", "method": name, "seed": 0, "last": share, "best": share} for name, share in rows]
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
