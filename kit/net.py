@@ -95,9 +95,10 @@ class Net(nn.Module):
         missing that a block asks for.
         """
         given = dict(x) if isinstance(x, Mapping) else {"x": x}
-        if "mask" in self.views and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
+        asked = {"x", *self.views}
+        if "mask" in asked and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
             given.setdefault("mask", given["x"] != 0)
-        for name in {"x", *self.views} - set(given):
+        for name in asked - set(given):
             raise unknown("view", name, given)
         if self.channels_last:
             layout = torch.channels_last

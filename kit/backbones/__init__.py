@@ -15,7 +15,8 @@ from kit.errors import unknown
 from kit.measure.costs import copied, meta
 from kit.settings import Count, Positive, confirm
 
-__all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "backbone", "backbone_names", "mlp"]
+__all__ = ["ACTIVATIONS", "BACKBONES", "INITS", "NORMS", "TAKE_WIDTH", "TEXT_BACKBONES",
+           "backbone", "backbone_names", "mlp"]  # fmt: skip
 
 Kinds = Annotated[int, Field(ge=2, description="a whole number of at least 2")]
 
@@ -35,8 +36,9 @@ BACKBONES = {
 """The kit's own backbones: name → description. All torchvision classifiers can be named as well."""
 
 _OWN = {"vgg-paper": vgg_paper, "mlp": mlp, **{f"resnet{n}": partial(resnet, (n - 2) // 6) for n in _DEPTHS}}
-_TEXTS = {"lstm": lstm, "transformer": transformer}
-_OWN |= {"densenet100": densenet_bc, "wrn28": wide_resnet, **_TEXTS}
+TEXT_BACKBONES = {"lstm": lstm, "transformer": transformer}
+"""Those that read word numbers and a mask, with their builders."""
+_OWN |= {"densenet100": densenet_bc, "wrn28": wide_resnet, **TEXT_BACKBONES}
 TAKE_WIDTH = [*_OWN, "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
 
 
@@ -58,9 +60,8 @@ def backbone(
     the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups` and `classifier`, for mlp
     `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut` and `init`, for wrn28
     `widen`, `bias`, `stride`, `shortcut`, `init`, for texts `depth`, `hidden`, and of the transformer `heads` and
-    `dropout`; for torchvision's what its own take, and `init="pytorch"`, without
-    its own first weights. The flattened map of vgg-paper, the mlp and vision transformers fit only the `image_size`
-    they were built for.
+    `dropout`; for torchvision's what its own take, and `init="pytorch"`, without its own first weights. The flattened
+    map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
 
     Raises ValueError for an unknown name, an option or a width that the backbone does not take, and too small images.
     """
@@ -81,7 +82,7 @@ def backbone(
         model = build(**sizes, **options)
     except TypeError as error:
         raise ValueError(f"backbone {name!r} does not take the options {options}: {error}") from error
-    if name in _TEXTS:  # which take texts of any length
+    if name in TEXT_BACKBONES:  # which take texts of any length
         return model
     try:
         logits = copied(model, meta).eval()(torch.empty(2, in_channels, image_size, image_size, device="meta"))

@@ -1,4 +1,4 @@
-"""Named image datasets: `load_data` gives three splits in memory, `Data.batches` gives augmented batches of them."""
+"""Named datasets and one's own: `load_data` gives three splits in memory, `Data.batches` gives batches of them."""
 
 from kit.data.augment import AUGMENTATIONS
 from kit.data.dataset import Data

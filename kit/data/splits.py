@@ -79,17 +79,12 @@ class DataSettings:
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
+        of_images = self.dataset not in TEXT_DATASETS and not self.dataset.startswith(("table:", "text:"))
         for view in self.views or ():
-            if view not in VIEWS and self.of_images:
+            if view not in VIEWS and of_images:
                 raise unknown("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
-
-    @property
-    def of_images(self) -> bool:
-        """Whether the dataset is one of images."""
-        name, kind = self.dataset, self.dataset.partition(":")[0]
-        return name not in TEXT_DATASETS and kind not in ("table", "text")
 
     def data_identity(self) -> dict:
         """Return all that decides which data are loaded, as plain JSON values: not from where, nor how augmented."""
@@ -167,8 +162,8 @@ def _encoded(splits: Sequence[Split], name: str, settings: DataSettings) -> tupl
     tokens = [encode(split.images, words, length) for split in splits]
     longest = max(rows.shape[1] for rows in tokens)
     tokens = [F.pad(rows, (0, longest - rows.shape[1])) for rows in tokens]
-    for split, rows, part in zip(splits, tokens, ("training", "validation", "test"), strict=True):
-        warn_of_unreadable(split.images, rows, f"{name}, {part}")
+    for rows, part in zip(tokens, ("training", "validation", "test"), strict=True):
+        warn_of_unreadable(rows, f"{name}, {part}")
     file = settings.vectors and Path(settings.vectors).expanduser()
     vectors = word_vectors(file, words, generator(settings.data_seed, "vectors")) if file else None
     return [replace(s, images=rows) for s, rows in zip(splits, tokens, strict=True)], words, vectors

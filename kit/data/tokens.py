@@ -55,10 +55,10 @@ def encode(texts: Texts, words: Sequence[str], max_tokens: int) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
 
-def warn_of_unreadable(texts: Texts, tokens: Tensor, where: str) -> None:
+def warn_of_unreadable(tokens: Tensor, where: str) -> None:
     """Say how many texts, of those encoded as `tokens`, hold no word that the vocabulary has."""
     if count := int((tokens <= SPLIT).all(1).sum()):
-        warnings.warn(f"{where}: {count} of {len(texts)} texts hold no word of the vocabulary", stacklevel=5)
+        warnings.warn(f"{where}: {count} of {len(tokens)} texts hold no word of the vocabulary", stacklevel=5)
 
 
 def whole(tokens: Tensor) -> Tensor:

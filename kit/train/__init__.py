@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from kit import seeds
-from kit.backbones import backbone
+from kit.backbones import TEXT_BACKBONES, backbone
 from kit.data import Data, load_data
 from kit.files import folder_lock
 from kit.losses import check_class_numbers
@@ -105,13 +105,14 @@ def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
     if own is not None:
         model = nn.ModuleList(own) if isinstance(own, list | tuple) else own
         return deepcopy(model).to(config.resolved_device())
-    reads = "texts" if config.backbone in ("lstm", "transformer") else "images"
+    reads = "texts" if config.backbone in TEXT_BACKBONES else "images"
     has = "texts" if loaded.words else "images" if len(loaded.shape) > 1 else "rows of numbers"
     if reads != has and not (config.backbone == "mlp" and has != "texts"):
-        way = {"texts": "lstm or transformer", "images": "vgg-paper or another one", "rows of numbers": "mlp"}[has]
-        raise ValueError(f"backbone={config.backbone!r} reads {reads}, and {loaded.name} has {has}: take {way}")
-    channels, *_, side = loaded.shape if has == "images" else (len(loaded.words) or loaded.shape[0], 1)
-    side = loaded.shape[0] if has == "texts" else side
+        ways = {"texts": " or ".join(TEXT_BACKBONES), "images": "vgg-paper or another one", "rows of numbers": "mlp"}
+        raise ValueError(f"backbone={config.backbone!r} reads {reads}, and {loaded.name} has {has}: take {ways[has]}")
+    first, last = loaded.shape[0], loaded.shape[-1]
+    sizes = {"texts": (len(loaded.words), first), "images": (first, last), "rows of numbers": (first, 1)}
+    channels, side = sizes[has]
     with seeds.seeded(config.seed, "backbone"):
         options = dict(config.backbone_options) | ({} if loaded.vectors is None else {"vectors": loaded.vectors})
         model = backbone(config.backbone, channels, loaded.num_classes, config.width, side, **options)
