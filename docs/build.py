@@ -71,7 +71,8 @@ def results() -> Iterator[str]:
     yield "# Results\n\nWritten from the tables in `workflow/measured` and `benchmarks/results`."
     for path in sorted((ROOT / "workflow/measured").glob("*/*.csv")):
         yield f"## {path.parent.name}, {path.stem}\n\n{table(pd.read_csv(path))}"
-    yield f"## accuracy\n\n{table(pd.read_csv(ROOT / 'benchmarks/results/accuracy.csv'))}"
+    for path in sorted((ROOT / "benchmarks/results").glob("*.csv")):
+        yield f"## {path.stem}\n\n{table(pd.read_csv(path))}"
     for path in sorted((ROOT / "benchmarks/results").glob("*.json")):
         measured = json.loads(path.read_text())
         if rows := measured.get("rows"):
@@ -81,7 +82,7 @@ def results() -> Iterator[str]:
 def table(frame: pd.DataFrame) -> str:
     """Return `frame` in Markdown, numbers to four digits, and of several seeds the mean, deviation and count."""
     if "seed" in frame:
-        values = [name for name in ("value", "error", "best_exit_error") if name in frame]
+        values = [name for name in ("value", "error", "best_exit_error", "last", "best") if name in frame]
         same = [name for name in frame if name not in ("seed", "best_exit", *values)]
         frame = frame.groupby(same, dropna=False, sort=False)[values].agg(["mean", "std", "count"]).reset_index()
         frame.columns = [" ".join(filter(None, name)) for name in frame.columns]

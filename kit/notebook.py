@@ -101,11 +101,12 @@ def _this_python(folder: Path) -> type:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no debugger warning at every start
     }
+    quiet = ["--log-level=CRITICAL"]  # a shutdown begins with an interrupt, which a kernel may call an error
 
     class ThisPython(AsyncKernelManager):
         connection_file = str(folder / "kernel.json")
         transport_encryption = "auto"  # nobody else on the machine reads along
-        kernel_spec = KernelSpec(**get_kernel_dict(), env=cpu_allocator.environment() | variables)
+        kernel_spec = KernelSpec(**get_kernel_dict(quiet), env=cpu_allocator.environment() | variables)
 
     return ThisPython
 
