@@ -7,7 +7,7 @@ have cost is really saved. A sample's way depends on nothing but the sample: not
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from kit.losses import check_class_numbers
 from kit.measure import costs
 from kit.modules import evaluating
 from kit.settings import Count, check, one_of, typed
+from kit.signal import Signal
 
 RULES = {
     "confidence": "leave when the largest probability is at least the threshold",
@@ -61,16 +62,17 @@ class Rule:
 
         `logits` (b, C) are those of this exit, `before` those of the exit before, None at the first.
         """
+        threshold: Any = self.threshold  # None of `patience` only
         if not self.compares:
             value = score(self.name, logits)
-            return (value <= self.threshold if self.name == "entropy" else value >= self.threshold), count
+            return (value <= threshold if self.name == "entropy" else value >= threshold), count
         if before is None:
             return torch.zeros_like(count, dtype=torch.bool), count
         agrees = logits.argmax(1) == before.argmax(1)
         if self.name == "patience":
             count = torch.where(agrees, count + 1, 0)
         else:
-            count = count + (agrees & (F.cosine_similarity(logits, before, dim=1) > self.threshold))
+            count = count + (agrees & (F.cosine_similarity(logits, before, dim=1) > threshold))
         return count >= self.patience, count
 
 
@@ -88,7 +90,7 @@ def score(name: str, logits: Tensor) -> Tensor:
 
 @torch.no_grad()
 @typed
-def adaptive(net, x, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+def adaptive(net: Any, x: Any, rule: Rule, cost: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
     """Return each sample's logits (B, C), the number of the exit it left at (B,), from 0, and its cost (B,).
 
     `cost` is that of leaving at each exit, as `exit_costs` gives it. Runs in evaluation mode. Raises ValueError for
@@ -126,7 +128,7 @@ def _check(size: int, rule: Rule, num_exits: int, cost: Sequence[float] | None =
 
 @torch.no_grad()
 @typed
-def exit_costs(net, x, unit: Literal["flops", "seconds"] = "flops", repeats: Count = 5) -> list[float]:
+def exit_costs(net: Any, x: Any, unit: Literal["flops", "seconds"] = "flops", repeats: Count = 5) -> list[float]:
     """Return what a sample costs that leaves at each exit: all bodies and heads up to there, first exit to last.
 
     `flops` are PyTorch's count, `seconds` measured medians; both on the batch `x`, divided by its size.
@@ -143,21 +145,22 @@ def exit_costs(net, x, unit: Literal["flops", "seconds"] = "flops", repeats: Cou
     return [total / len(signal.h) for total in totals]
 
 
-def _readings(net, signal, meter: Callable[[], float]) -> list[float]:
+def _readings(net: Any, signal: Signal, meter: Callable[[], float]) -> list[float]:
     """Return what `meter` has gone up by at each exit of a walk."""
     begin = meter()
     return [meter() - begin for visit in net.walk(signal) if visit.logits() is not None]
 
 
 @torch.no_grad()
-def last_only(net, x) -> Tensor:
+def last_only(net: Any, x: Any) -> Tensor:
     """Return the last exit's logits (B, C), fp32, in evaluation mode, without asking any head before it."""
     with evaluating(net):
         *_, last = net.walk(net.signal(x))
-        return last.logits()
+        logits: Tensor = last.logits()
+    return logits
 
 
-def last_cost(net, x) -> float:
+def last_cost(net: Any, x: Any) -> float:
     """Return the FLOPs of a sample that only the last exit is asked about: all bodies, and its head."""
     size = len(x["x"] if isinstance(x, Mapping) else x)
     return costs.flops(lambda: last_only(net, x)) / size
@@ -178,11 +181,12 @@ class Point:
     """Expected accuracy where as many leave at each exit, but drawn at random: the same cost without the rule."""
 
 
+Batches = Iterable[tuple[Any, Tensor]]
 Points = Annotated[Sequence[Point], Field(min_length=1, description="a list of points, as `curve` gives it")]
 
 
 @torch.no_grad()
-def collect(net, batches: Iterable) -> tuple[Tensor, Tensor]:
+def collect(net: Any, batches: Batches) -> tuple[Tensor, Tensor]:
     """Return every exit's logits (K, N, C) and the labels (N,) of all batches (x, y), in evaluation mode."""
     answers = [(torch.stack(net.predict(x)), y) for x, y in batches]
     if not answers:
@@ -249,20 +253,20 @@ def choose(points: Points, *, accuracy: float | None = None, cost: float | None 
 
     Raises ValueError where no point does, with the best that one can have.
     """
-    if (accuracy is None) == (cost is None):
-        raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
     name, best = points[0].rule.name, max(point.accuracy for point in points)
-    if accuracy is not None:
+    if accuracy is not None and cost is None:
         if best < accuracy:
             raise ValueError(f"no threshold of {name!r} reaches an accuracy of {accuracy:g}: the best is {best:.4f}")
         return min((p for p in points if p.accuracy >= accuracy), key=lambda p: (p.cost, -p.accuracy))
+    if cost is None or accuracy is not None:
+        raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
     if (least := min(point.cost for point in points)) > cost:
         raise ValueError(f"no threshold of {name!r} costs {cost:g} or less: the cheapest costs {least:g}")
     return max((p for p in points if p.cost <= cost), key=lambda p: (p.accuracy, -p.cost))
 
 
 def calibrate(
-    net, batches: Iterable, name: str, cost_by_exit: Sequence[float], *, accuracy: float | None = None,
+    net: Any, batches: Batches, name: str, cost_by_exit: Sequence[float], *, accuracy: float | None = None,
     cost: float | None = None,
 ) -> Point:  # fmt: skip
     """Return the rule `name` with the threshold that validation `batches` (x, y) call for: see `choose`."""

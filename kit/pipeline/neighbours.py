@@ -4,7 +4,9 @@ Nobody knows beforehand what a tick brings (nothing, while the pipeline fills an
 the layouts told before it has.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
 
@@ -19,16 +21,21 @@ from kit.signal import Signal
 from kit.train.ends import Nowhere
 
 
-class Mail:
-    """Signals to and from the rank at the other end of `wire`: one each way at a time, or word that there is none."""
+class Mail(Nowhere):
+    """Signals to and from the rank at the other end of `wire`: one each way at a time, or word that there is none.
 
-    def __init__(self, wire: Wire, device: torch.device):
-        self.wire, self.device = wire, device
+    What comes from there is of `group`, not of the wire's: what two GPUs do in one group they do one after the other,
+    and would both wait for the other one to receive.
+    """
+
+    def __init__(self, wire: Wire, device: torch.device, group: dist.ProcessGroup | None = None):
+        self.wire, self.device, self.group, self.thread = wire, device, group, ThreadPoolExecutor(1)
+        self.coming: deque[Future[Signal | None]] = deque()
         self.told: dict[tuple[Layout, ...], int] = {(): 0}
         self.heard: list[list[Layout]] = [[]]
         self.under_way: list[Callable[[], None]] = []
 
-    def send(self, signal: Signal | None) -> None:
+    def put(self, signal: Signal | None) -> None:
         """Send a signal, when the one before has arrived. Raises PeerLost."""
         self.drain()
         layouts, flat = ([], []) if signal is None else pack(signal)
@@ -42,25 +49,27 @@ class Mail:
         while self.under_way:
             self.under_way.pop()()
 
+    def expect(self) -> None:
+        """Begin to receive what the other sends next, which arrives while this rank works."""
+        self.coming.append(self.thread.submit(self._receive))
+
     def receive(self) -> Signal | None:
         """Return what the other has sent. Raises PeerLost."""
+        if not self.coming:
+            self.expect()
+        return self.coming.popleft().result()
+
+    def _receive(self) -> Signal | None:
         head, rank = torch.zeros(2, dtype=torch.int64), self.wire.to
         with waiting(f"waited {self.wire.timeout.total_seconds():g} s for a signal or a gradient from rank {rank}"):
-            dist.recv(head, rank)
+            dist.recv(head, rank, self.group)
             if head[1]:
-                self.heard.append(read(int(head[1]), rank))
+                self.heard.append(read(int(head[1]), rank, self.group))
             layouts = self.heard[int(head[0])]
             flat = [layout.empty(self.device) for layout in layouts]
-            for work in [dist.irecv(data, rank) for data in flat]:
+            for work in [dist.irecv(data, rank, self.group) for data in flat]:
                 work.wait(self.wire.timeout)
         return unpack(layouts, flat) if layouts else None
-
-
-class Announcing(Nowhere):
-    """Hands signals of any shape on by `mail`."""
-
-    def __init__(self, mail: Mail):
-        self.put, self.drain = mail.send, mail.drain
 
 
 class Neighbours(Nowhere):
@@ -89,11 +98,14 @@ class Neighbours(Nowhere):
         """Let `blocks` work for one tick, and hand on what leaves them. Raises PeerLost."""
         if self.unlocked:
             self.settle()
+        for mail in (self.before if self.unlocked else None, self.behind):
+            if mail:
+                mail.expect()
         ahead, back = tick(blocks, signal, partial(self._meet, blocks[-1]))
         if self.before:
-            self.before.send(None if back is None else Signal(back))
+            self.before.put(None if back is None else Signal(back))
         if self.behind and self.unlocked:
-            self.behind.send(ahead)
+            self.behind.put(ahead)
         self.awaiting = blocks
 
     def settle(self) -> None:

@@ -22,7 +22,7 @@ from kit.data import Data, Split
 from kit.files import folder_lock
 from kit.net import Net
 from kit.pipeline.exceptions import PeerLost
-from kit.pipeline.neighbours import Announcing, LateReceiver, Mail, Neighbours
+from kit.pipeline.neighbours import LateReceiver, Mail, Neighbours
 from kit.pipeline.options import MeshRank, Options, check_stages
 from kit.pipeline.placement import place
 from kit.pipeline.ranks import Ranks, all_gather
@@ -90,8 +90,9 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         return [size for shard in shards[start:] if (size := shard[here.replica])]
 
     late = net.late[0].delay if net.late else None
+    gradients = dist.new_group(timeout=timedelta(seconds=options.timeout)) if late else None
     behind = None if here.is_last else Wire(here.rank + 1, options.timeout, options.link_delay)
-    before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay)
+    before = None if here.is_first else Wire(here.rank - 1, options.timeout, options.link_delay, gradients)
     if here.is_first:
         shard = None if here.num_replicas == 1 else lambda batch: batch.tensor_split(here.num_replicas)[here.replica]
         source = FromData(net, data, config, shard)
@@ -101,9 +102,9 @@ def _ends(net: Net, data: Data, config: RunConfig, options: Options, here: MeshR
         source = kind(here.rank - 1, options.depth, net.device, options.timeout, sizes, announced)
     sink = NOWHERE
     if behind:  # texts of one batch size differ in length
-        sink = Announcing(Mail(behind, net.device)) if data.words else Sender(behind, options.depth)
+        sink = Mail(behind, net.device) if data.words else Sender(behind, options.depth)
     if late:
-        mails = (wire and Mail(wire, net.device) for wire in (before, behind))
+        mails = before and Mail(before, net.device), behind and Mail(behind, net.device, gradients)
         sink = Neighbours(sink, *mails, late.unlocked)
     return {"source": source, "sink": sink}
 

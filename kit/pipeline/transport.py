@@ -62,10 +62,10 @@ def written(layouts: Sequence[Layout]) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps([astuple(layout) for layout in layouts]).encode()), dtype=torch.uint8)
 
 
-def read(size: int, rank: int) -> list[Layout]:
+def read(size: int, rank: int, group: dist.ProcessGroup | None = None) -> list[Layout]:
     """Return the layouts that `rank` sends, `written` in so many bytes."""
     text = torch.empty(size, dtype=torch.uint8)
-    dist.recv(text, rank)
+    dist.recv(text, rank, group)
     rows = json.loads(text.numpy().tobytes())
     return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in rows]
 
@@ -73,8 +73,8 @@ def read(size: int, rank: int) -> list[Layout]:
 class Wire:
     """Sends tensors to rank `to`, in order. With `delay`, so many seconds late, as a long line would: for teaching."""
 
-    def __init__(self, to: int, timeout: float, delay: float = 0.0):
-        self.to, self.timeout, self.delay = to, timedelta(seconds=timeout), delay
+    def __init__(self, to: int, timeout: float, delay: float = 0.0, group: dist.ProcessGroup | None = None):
+        self.to, self.timeout, self.delay, self.group = to, timedelta(seconds=timeout), delay, group
         self.thread = ThreadPoolExecutor(1) if delay else None
 
     def send(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
@@ -90,7 +90,7 @@ class Wire:
         if due:
             time.sleep(max(0.0, due - time.monotonic()))
         with waiting(f"sending to rank {self.to}"):
-            return [dist.isend(tensor, self.to) for tensor in tensors]
+            return [dist.isend(tensor, self.to, self.group) for tensor in tensors]
 
     def _finish(self, works: Sequence[dist.Work]) -> None:
         for work in works:

@@ -33,7 +33,7 @@ RUN = dict(
     lr=0.05,
     precision="fp32",
 )
-EVERY = 1 if os.environ.get("KIT_FAULTS") else 13
+EVERY = pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.faults)])
 REMOVES = {"os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 PROCESSES = multiprocessing.get_context("fork")  # of this process, which has run one already: the first is slow
 
@@ -146,7 +146,8 @@ def calls_of(start):
     return calls
 
 
-def test_one_process_ended_anywhere(tmp_path, unbroken, room):
+@EVERY
+def test_one_process_ended_anywhere(every, tmp_path, unbroken, room):
     folder = tmp_path / "run"
 
     def begin(number, told=None):
@@ -158,21 +159,22 @@ def test_one_process_ended_anywhere(tmp_path, unbroken, room):
     assert len(calls) >= 40
     assert_ended_as(unbroken, folder, room)
     landed = {number for number, call in enumerate(calls, 1) if call == "shutil.rmtree"}  # the older one is there yet
-    for number in sorted({*range(1, len(calls) + 1, EVERY)} | landed):
+    for number in sorted({*range(1, len(calls) + 1, every)} | landed):
         assert finished(begin(number)) == [-signal.SIGKILL], f"call {number} of {calls}"
         kit.run(kit.RunConfig(**RUN, output=str(folder)))
         assert_ended_as(unbroken, folder, room)
 
 
+@EVERY
 @pytest.mark.parametrize(("num_ranks", "victim"), [(2, 0), (2, 1), (3, 0), (3, 2)])
-def test_a_rank_ended_anywhere(num_ranks, victim, tmp_path, unbroken, room):
+def test_a_rank_ended_anywhere(every, num_ranks, victim, tmp_path, unbroken, room):
     """The run is gone on with by as many ranks, or by one process: their checkpoints are the same."""
     folder = tmp_path / "run"
     calls = calls_of(lambda told: together(folder, room, num_ranks, victim, told=told))
     assert len(calls) >= (40 if victim == 0 else 6)
     (room / "store").unlink(missing_ok=True)
     assert_ended_as(unbroken, folder, room)
-    for number in range(1, len(calls) + 1, EVERY):
+    for number in range(1, len(calls) + 1, every):
         codes = finished(together(folder, room, num_ranks, victim, number))
         assert codes[victim] == -signal.SIGKILL and 0 not in codes, f"call {number} of {calls}: {codes}"
         if number % 2:
