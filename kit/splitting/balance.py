@@ -4,11 +4,12 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from math import inf
+from statistics import median
 
 import torch
 from torch import Tensor, fx, nn
 
-from kit.measure.costs import step_seconds
+from kit.measure.costs import clock
 from kit.modules import apply
 from kit.splitting.liveness import Line
 from kit.splitting.stage import Stage, stages_between
@@ -89,21 +90,20 @@ def _costs(line: Line, balance: str) -> list[int]:
 
 @torch.enable_grad()
 def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
-    """Return the median seconds of each stage's forward and backward."""
-    seconds, h, mask = [], example, torch.ones_like(example, dtype=torch.bool)
-    for stage in stages:
-        leaf = h.detach().clone().requires_grad_(h.is_floating_point())
-        sources = [tensor for tensor in (leaf, *stage.eval().parameters()) if tensor.requires_grad]
-
-        def step(stage: Stage = stage, leaf: Tensor = leaf, sources: list[Tensor] = sources) -> Tensor:
-            out = apply(stage, leaf.clone(), mask)  # it may overwrite its input, which a leaf refuses
-            if out.requires_grad:
-                torch.autograd.grad(out, sources, torch.ones_like(out), allow_unused=True)
-            return out
-
-        seconds.append(step_seconds(step, 3))
-        h = step()
-    return seconds
+    """Return the median seconds of each stage's forward and backward, of three rounds over all after one to warm up."""
+    rounds: list[list[float]] = []  # by rounds, so that a slow moment is not one stage's
+    for _ in range(4):
+        rounds.append([])
+        h, mask = example, torch.ones_like(example, dtype=torch.bool)
+        for stage in stages:
+            leaf = h.detach().clone().requires_grad_(h.is_floating_point())
+            sources = [tensor for tensor in (leaf, *stage.eval().parameters()) if tensor.requires_grad]
+            begin = clock()
+            h = apply(stage, leaf.clone(), mask)  # it may overwrite its input, which a leaf refuses
+            if h.requires_grad:
+                torch.autograd.grad(h, sources, torch.ones_like(h), allow_unused=True)
+            rounds[-1].append(clock() - begin)
+    return [median(column) for column in zip(*rounds[1:], strict=True)]
 
 
 def balanced(costs: Sequence[float], num_blocks: int, peaks: tuple[Sequence[float], ...] | None = None) -> list[int]:
