@@ -2,7 +2,8 @@
 
     python benchmarks/text.py [--quick] [--out FILE] [--windows 5]
 
-Both loops go over one epoch of the same batches with the same model and optimizer, in turn; neither evaluates.
+The loops go over one epoch of the same batches with the same model and optimizer, in turn; none evaluates. The kit once
+computes in fp32, as the plain loop does, and once in what it takes by default, `precision="auto"`.
 """
 
 import time
@@ -16,7 +17,7 @@ from kit.train import build
 
 SETTINGS = {
     "dataset": "stdlib", "max_tokens": 60, "width": 0.2, "method": "bp", "num_blocks": 1, "batch_size": 32,
-    "optimizer": "adam", "lr": 1e-3, "precision": "fp32", "output": None,
+    "optimizer": "adam", "lr": 1e-3, "output": None,
 }  # fmt: skip
 
 
@@ -27,22 +28,23 @@ def main() -> None:
     torch.set_num_threads(1)
     settings, rows = SETTINGS | ({"limit": 240} if args.quick else {}), []
     for backbone in TEXT_BACKBONES:
-        config = kit.RunConfig(**settings, backbone=backbone)
+        config, default = (kit.RunConfig(**settings, backbone=backbone, precision=p) for p in ("fp32", "auto"))
         data = kit.load_data(config)
         batches = list(data.batches("train", config.batch_size, epoch=0))
         words = sum(int((x != 0).sum()) for x, _ in batches)
-        net, plain = build(config, data), Plain(build(config, data), config.lr)
-        seconds = {"kit": [], "plain PyTorch": []}
+        plain = Plain(build(config, data), config.lr)
+        cases = {"plain PyTorch": plain.step, "kit": build(config, data).step, "kit, auto": build(default, data).step}
+        seconds = {name: [] for name in cases}
         for window in range(args.windows + 1):  # the first warms up
-            for name, step in (("kit", net.step), ("plain PyTorch", plain.step)):
+            for name, step in cases.items():
                 begin = time.perf_counter()
                 for x, y in batches:
                     step(x, y)
                 seconds[name] += [time.perf_counter() - begin] if window else []
         for name, taken in seconds.items():
             rows.append(row(f"{backbone}, {name}", "words", [words / s for s in taken], "1/s"))
-        ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-        rows.append(row(f"{backbone}, kit over plain PyTorch", "ratio", ratios, ""))
+            ratios = [a / b for a, b in zip(seconds["plain PyTorch"], taken, strict=True)]
+            rows += [row(f"{backbone}, {name} over plain PyTorch", "ratio", ratios, "")] * (name != "plain PyTorch")
     for name, given in (("by length", batches), ("in order", data.batches("train", config.batch_size))):
         shares = [float((x == 0).float().mean()) for x, _ in given]
         rows.append(row(f"batches {name}", "padding", shares, "share"))
