@@ -2,7 +2,7 @@
 
     python benchmarks/text_accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 5]
 
-Functions of Python's standard library, labelled by package (`stdlib`), a narrow network of word vectors and three
+Functions of Python's standard library, labelled by package (`stdlib`), a network of word vectors and three
 layers, cut into four blocks; the same data, budget and optimizer for all, beside the majority class and a logistic
 regression on bags of words. A row a run goes into the CSV as soon as it is there, so the benchmark can be stopped, and
 started again to go on.
@@ -15,8 +15,8 @@ import pandas as pd
 from _harness import ROOT, add, arguments, begin, trained
 
 SETTINGS = {
-    "dataset": "stdlib", "max_tokens": 32, "width": 0.1, "num_blocks": 4, "epochs": 12, "batch_size": 64,
-    "optimizer": "adam", "lr": 5e-3, "precision": "fp32", "output": None,
+    "dataset": "stdlib", "max_tokens": 32, "width": 0.34, "num_blocks": 4, "epochs": 12, "batch_size": 64,
+    "optimizer": "adam", "lr": 2e-3, "precision": "fp32", "output": None,
 }  # fmt: skip
 COLUMNS = ["backbone", "method", "seed"]
 
@@ -74,7 +74,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     groups = percent.groupby(["backbone", "method"])[["last", "best"]]
     mean, count = groups.mean(), groups.count()
     half = groups.std() / count**0.5 * t.ppf(0.975, (count - 1).clip(lower=1))
-    return mean.join(half, rsuffix=" ±").join(groups.size().rename("n")).round(1)
+    return mean.join(half.add_suffix(" ±")).join(groups.size().rename("n")).round(1)
 
 
 if __name__ == "__main__":
