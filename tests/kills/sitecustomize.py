@@ -20,7 +20,7 @@ def _watch(pattern: str, killed: Path) -> None:
             return
         path = os.path.abspath(arguments[0])
         if re.search(pattern, path) and "__pycache__" not in path:
-            point = f"{event} {re.sub(r'-[a-z0-9_]{8}(?=/|$)|[.][0-9a-z_]{8}(?=[.]|$)', '', path)}"
+            point = f"{event} {re.sub(r'[-.][0-9a-z_]{8}(?=[./]|$)', '', path)}"
             passed[point] += 1
             point = f"{point} {passed[point]}\n"
             with killed.open("a+") as file:
