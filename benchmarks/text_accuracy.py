@@ -1,6 +1,6 @@
 """Every method on LSTM and Transformer: the test accuracy of the last exit, and of the one best on validation.
 
-    python benchmarks/text_accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 5]
+    python benchmarks/text_accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 5] [--methods bp …] [--rates 0.002 …]
 
 Functions of Python's standard library, labelled by package (`stdlib`), a network of word vectors and three
 layers, cut into four blocks; the same data, budget and optimizer for all, beside the majority class and a logistic
@@ -16,9 +16,9 @@ from _harness import ROOT, add, arguments, begin, trained
 
 SETTINGS = {
     "dataset": "stdlib", "max_tokens": 32, "width": 0.34, "num_blocks": 4, "epochs": 12, "batch_size": 64,
-    "optimizer": "adam", "lr": 2e-3, "precision": "fp32", "output": None,
+    "optimizer": "adam", "precision": "fp32", "output": None,
 }  # fmt: skip
-COLUMNS = ["backbone", "method", "seed"]
+COLUMNS = ["backbone", "method", "lr", "seed"]
 
 
 def main() -> None:
@@ -30,12 +30,16 @@ def main() -> None:
     parser.set_defaults(out=ROOT / "benchmarks/results/text_accuracy.csv")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, a thread each")
     parser.add_argument("--seeds", type=int, default=5)
+    methods = [name for name in REGISTRY if name not in ("infopro", "pipedream")]
+    parser.add_argument("--methods", nargs="+", choices=methods, default=methods)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.002], help="learning rates")
     args = parser.parse_args()
     settings = SETTINGS | ({"epochs": 1, "limit": 240} if args.quick else {})
     args.out = ROOT / "runs/benchmarks/text_accuracy.csv" if args.quick else args.out
     done = begin(args.out, {"settings": settings}, COLUMNS)
-    methods = [name for name in REGISTRY if name not in ("infopro", "pipedream")]
-    planned = [(b, m, s) for s in range(args.seeds) for m in methods for b in TEXT_BACKBONES]
+    planned = [
+        (b, m, lr, s) for s in range(args.seeds) for lr in args.rates for m in args.methods for b in TEXT_BACKBONES
+    ]
     with ProcessPoolExecutor(args.jobs) as pool:
         for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned if cell not in done]):
             add(args.out, future.result(), COLUMNS)
@@ -43,7 +47,7 @@ def main() -> None:
     print(summary(pd.read_csv(args.out)).to_string())
 
 
-def measure(settings: dict, backbone: str, method: str, seed: int) -> dict:
+def measure(settings: dict, backbone: str, method: str, lr: float, seed: int) -> dict:
     """Train one net and return its row."""
     import torch
 
@@ -51,11 +55,11 @@ def measure(settings: dict, backbone: str, method: str, seed: int) -> dict:
     from kit.train import build
 
     torch.set_num_threads(1)
-    config = kit.RunConfig(**settings, backbone=backbone, method=method, seed=seed)
+    config = kit.RunConfig(**settings, backbone=backbone, method=method, lr=lr, seed=seed)
     loaded = read(config.max_tokens, config.limit)
     test, best = trained(build(config, loaded), loaded, config)
     found = {"last": test[-1], "best": test[best], "best_exit": best + 1}
-    return dict(zip(COLUMNS, (backbone, method, seed), strict=True)) | found
+    return dict(zip(COLUMNS, (backbone, method, lr, seed), strict=True)) | found
 
 
 @cache
@@ -67,11 +71,11 @@ def read(max_tokens: int, limit: int | None):
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return, by network and method, mean and half the 95 % interval (Student's t) of both accuracies, in percent."""
+    """Return, by network, method and rate, mean and half the 95 % interval (Student's t) of both accuracies, in %."""
     from scipy.stats import t
 
     percent = table.assign(last=100 * table["last"], best=100 * table["best"])
-    groups = percent.groupby(["backbone", "method"])[["last", "best"]]
+    groups = percent.groupby(COLUMNS[:-1])[["last", "best"]]
     mean, count = groups.mean(), groups.count()
     half = groups.std() / count**0.5 * t.ppf(0.975, (count - 1).clip(lower=1))
     return mean.join(half.add_suffix(" ±")).join(groups.size().rename("n")).round(1)
