@@ -81,7 +81,7 @@ def add(out: Path, found: dict, columns: Sequence[str]) -> None:
     if out.exists():
         rows = pd.concat([pd.read_csv(out, keep_default_na=False), rows])
     with atomic(out) as temporary:
-        rows.sort_values([*columns]).to_csv(temporary, index=False, float_format="%.5f")
+        rows.sort_values([*columns]).to_csv(temporary, index=False, float_format="%.5g")
     print(found, flush=True)
 
 

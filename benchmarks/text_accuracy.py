@@ -2,10 +2,10 @@
 
     python benchmarks/text_accuracy.py [--quick] [--out FILE] [--jobs 2] [--seeds 5] [--methods bp …] [--rates 0.002 …]
 
-Functions of Python's standard library, labelled by package (`stdlib`), a network of word vectors and three
-layers, cut into four blocks; the same data, budget and optimizer for all, beside the majority class and a logistic
-regression on bags of words. A row a run goes into the CSV as soon as it is there, so the benchmark can be stopped, and
-started again to go on.
+Functions of Python's standard library, labelled by package (`stdlib`), a network of word vectors and three layers, cut
+into four blocks; the same data, budget and optimizer for all, beside the majority class and a logistic regression on
+bags of words. A row a run goes into the CSV as soon as it is there, so the benchmark can be stopped, and started again
+to go on.
 """
 
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,6 +19,7 @@ SETTINGS = {
     "optimizer": "adam", "precision": "fp32", "output": None,
 }  # fmt: skip
 COLUMNS = ["backbone", "method", "lr", "seed"]
+"""Of a cell: settings of its run, too."""
 
 
 def main() -> None:
@@ -41,13 +42,13 @@ def main() -> None:
         (b, m, lr, s) for s in range(args.seeds) for lr in args.rates for m in args.methods for b in TEXT_BACKBONES
     ]
     with ProcessPoolExecutor(args.jobs) as pool:
-        for future in as_completed([pool.submit(measure, settings, *cell) for cell in planned if cell not in done]):
+        for future in as_completed([pool.submit(measure, settings, cell) for cell in planned if cell not in done]):
             add(args.out, future.result(), COLUMNS)
     print({name: round(100 * share, 1) for name, share in references(read(settings["max_tokens"], None)).items()})
     print(summary(pd.read_csv(args.out)).to_string())
 
 
-def measure(settings: dict, backbone: str, method: str, lr: float, seed: int) -> dict:
+def measure(settings: dict, cell: tuple) -> dict:
     """Train one net and return its row."""
     import torch
 
@@ -55,11 +56,11 @@ def measure(settings: dict, backbone: str, method: str, lr: float, seed: int) ->
     from kit.train import build
 
     torch.set_num_threads(1)
-    config = kit.RunConfig(**settings, backbone=backbone, method=method, lr=lr, seed=seed)
+    own = dict(zip(COLUMNS, cell, strict=True))
+    config = kit.RunConfig(**settings, **own)
     loaded = read(config.max_tokens, config.limit)
     test, best = trained(build(config, loaded), loaded, config)
-    found = {"last": test[-1], "best": test[best], "best_exit": best + 1}
-    return dict(zip(COLUMNS, (backbone, method, lr, seed), strict=True)) | found
+    return own | {"last": test[-1], "best": test[best], "best_exit": best + 1}
 
 
 @cache

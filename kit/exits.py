@@ -7,7 +7,7 @@ have cost is really saved. A sample's way depends on nothing but the sample: not
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,8 +156,7 @@ def last_only(net: Any, x: Any) -> Tensor:
     """Return the last exit's logits (B, C), fp32, in evaluation mode, without asking any head before it."""
     with evaluating(net):
         *_, last = net.walk(net.signal(x))
-        logits: Tensor = last.logits()
-    return logits
+        return cast(Tensor, last.logits())
 
 
 def last_cost(net: Any, x: Any) -> float:
@@ -253,13 +252,14 @@ def choose(points: Points, *, accuracy: float | None = None, cost: float | None 
 
     Raises ValueError where no point does, with the best that one can have.
     """
+    if (accuracy is None) == (cost is None):
+        raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
     name, best = points[0].rule.name, max(point.accuracy for point in points)
-    if accuracy is not None and cost is None:
+    if accuracy is not None:
         if best < accuracy:
             raise ValueError(f"no threshold of {name!r} reaches an accuracy of {accuracy:g}: the best is {best:.4f}")
         return min((p for p in points if p.accuracy >= accuracy), key=lambda p: (p.cost, -p.accuracy))
-    if cost is None or accuracy is not None:
-        raise ValueError(f"accuracy={accuracy}, cost={cost}: want one of the two")
+    cost = cast(float, cost)
     if (least := min(point.cost for point in points)) > cost:
         raise ValueError(f"no threshold of {name!r} costs {cost:g} or less: the cheapest costs {least:g}")
     return max((p for p in points if p.cost <= cost), key=lambda p: (p.accuracy, -p.cost))

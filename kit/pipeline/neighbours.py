@@ -98,9 +98,8 @@ class Neighbours(Nowhere):
         """Let `blocks` work for one tick, and hand on what leaves them. Raises PeerLost."""
         if self.unlocked:
             self.settle()
-        for mail in (self.before if self.unlocked else None, self.behind):
-            if mail:
-                mail.expect()
+        for mail in filter(None, (self.before if self.unlocked else None, self.behind)):
+            mail.expect()
         ahead, back = tick(blocks, signal, partial(self._meet, blocks[-1]))
         if self.before:
             self.before.put(None if back is None else Signal(back))

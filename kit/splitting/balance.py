@@ -91,10 +91,9 @@ def _costs(line: Line, balance: str) -> list[int]:
 @torch.enable_grad()
 def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
     """Return the median seconds of each stage's forward and backward, of three rounds over all after one to warm up."""
-    rounds: list[list[float]] = []  # by rounds, so that a slow moment is not one stage's
-    for _ in range(4):
-        rounds.append([])
-        h, mask = example, torch.ones_like(example, dtype=torch.bool)
+    rounds, mask = [], torch.ones_like(example, dtype=torch.bool)
+    for _ in range(4):  # by rounds, so that a slow moment is not one stage's
+        h, seconds = example, []
         for stage in stages:
             leaf = h.detach().clone().requires_grad_(h.is_floating_point())
             sources = [tensor for tensor in (leaf, *stage.eval().parameters()) if tensor.requires_grad]
@@ -102,7 +101,8 @@ def _seconds(stages: list[Stage], example: Tensor) -> list[float]:
             h = apply(stage, leaf.clone(), mask)  # it may overwrite its input, which a leaf refuses
             if h.requires_grad:
                 torch.autograd.grad(h, sources, torch.ones_like(h), allow_unused=True)
-            rounds[-1].append(clock() - begin)
+            seconds.append(clock() - begin)
+        rounds.append(seconds)
     return [median(column) for column in zip(*rounds[1:], strict=True)]
 
 
