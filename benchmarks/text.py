@@ -16,7 +16,7 @@ from kit.backbones import TEXT_BACKBONES
 from kit.train import build
 
 SETTINGS = {
-    "dataset": "stdlib", "max_tokens": 60, "width": 0.2, "method": "bp", "num_blocks": 1, "batch_size": 32,
+    "dataset": "stdlib", "max_tokens": 60, "width": 1.0, "method": "bp", "num_blocks": 1, "batch_size": 32,
     "optimizer": "adam", "lr": 1e-3, "output": None,
 }  # fmt: skip
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=5, help="epochs of each, measured in turn")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    settings, rows = SETTINGS | ({"limit": 240} if args.quick else {}), []
+    settings, rows = SETTINGS | ({"limit": 240, "width": 0.2} if args.quick else {}), []
     for backbone in TEXT_BACKBONES:
         config, default = (kit.RunConfig(**settings, backbone=backbone, precision=p) for p in ("fp32", "auto"))
         data = kit.load_data(config)

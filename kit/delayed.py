@@ -201,10 +201,7 @@ class DelayedBlock(Block):
 
     def training_state(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to go on, batches and gradients under way included."""
-        flights = [
-            {"signal": f.signal.parts(), "number": f.number, "features": f.features, "saved": f.saved}
-            for f in self.flights
-        ]
+        flights = [vars(flight) | {"signal": flight.signal.parts(), "h": None} for flight in self.flights]
         signal, gradient = self.inbox
         pending = [p.grad for p in self.parameters()] if self.pending else None
         late = {"flights": flights, "inbox": (signal and signal.parts(), gradient), "pending": pending}
@@ -222,11 +219,10 @@ class DelayedBlock(Block):
         self.train()  # the graphs are those of training
         self.flights.clear()
         for kept in state["flights"]:
-            signal = Signal.of(kept["signal"])
-            signal.h.requires_grad_(self.index > 0)
-            flight = Flight(signal, kept["number"], None, kept["features"], kept["saved"])
+            flight = Flight(**kept | {"signal": Signal.of(kept["signal"])})
+            flight.signal.h.requires_grad_(self.index > 0)
             if self.delay.weights != "replayed":
-                with self._keeping([], kept["saved"]):
+                with self._keeping([], flight.saved):
                     flight.h = self._compute(flight)
             self.flights.append(flight)
         self.load_state_dict(buffers, strict=False)

@@ -71,9 +71,7 @@ class Signal:
         found: dict[Slot, Tensor] = {}
         for part in fields(self):
             value = getattr(self, part.name)
-            if isinstance(value, Tensor):
-                found[part.name, None] = value
-            elif isinstance(value, Mapping):
+            if isinstance(value, Mapping):
                 found |= {(part.name, name): tensor for name, tensor in value.items()}
             elif isinstance(value, tuple):
                 found |= {(part.name, number): tensor for number, tensor in enumerate(value)}

@@ -58,9 +58,9 @@ def backbone(
 
     `name` is one of `BACKBONES` or of torchvision's classifiers, which come without auxiliary heads. `width` multiplies
     the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups` and `classifier`, for mlp
-    `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut` and `init`, for wrn28
-    `widen`, `bias`, `stride`, `shortcut`, `init`, for texts `depth`, `hidden`, and of the transformer `heads` and
-    `dropout`; for torchvision's what its own take, and `init="pytorch"`, without its own first weights. The flattened
+    `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut`, `init`, `dropout`, for
+    wrn28 also `widen`, `bias`, `stride`, for texts `depth`, `hidden`, and of the transformer `heads` and `dropout`; for
+    torchvision's what its own take, and `init="pytorch"`, without its own first weights. The flattened
     map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
 
     Raises ValueError for an unknown name, an option or a width that the backbone does not take, and too small images.

@@ -39,9 +39,11 @@ class OptimizerSettings:
     lr_changes: Literal["step", "epoch"] = "step"
     """When the learning rate moves: at every step, or at the start of an epoch, as in published code."""
     warmup_epochs: NonNegative = 0.0
-    """Epochs over which the learning rate rises."""
+    """Epochs of warm-up."""
+    warmup: Literal["rising", "held"] = "rising"
+    """What the learning rate does in them: rise from `warmup_from` to `lr`, or stay there, as FDG's may."""
     warmup_from: Decay = 0.0
-    """Where it begins to rise, as a share of `lr`; of cosine-blend: InfoPro's .01 of .8 is 0.0125."""
+    """Where warm-up begins, as a share of `lr`: InfoPro's .01 of .8 is 0.0125, FDG's 0.1."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -72,24 +74,27 @@ class OptimizerSettings:
     def shape(self, epoch_steps: int) -> dict[str, float]:
         """Return what `factor` takes beside the schedule's name and length, for epochs of so many steps."""
         hold = epoch_steps if self.lr_changes == "epoch" else 1
-        return {"floor": self.lr_floor, "hold": hold, "begin": self.warmup_from}
+        return {"floor": self.lr_floor, "hold": hold, "begin": self.warmup_from, "rises": self.warmup == "rising"}
 
 
 def factor(
-    schedule: str, step: int, total: int, warmup: int = 0, floor: float = 0.01, hold: int = 1, begin: float = 0.0
-) -> float:
+    schedule: str, step: int, total: int, warmup: int = 0, floor: float = 0.01, hold: int = 1, begin: float = 0.0,
+    rises: bool = True,
+) -> float:  # fmt: skip
     """Return the share of the first learning rate in force at `step` of `total`; it moves every `hold` steps.
 
-    The first `warmup` steps rise linearly. `cosine` then falls to `floor`; `step` divides by ten after 1/2, 3/4 and
-    11/12 of the run (150, 225 and 275 of 300 epochs, as FDG trains); `constant` stays. `cosine-blend`, InfoPro's, falls
-    from the first step on, is taken at the end of each interval, and the warm-up blends it in from `begin`.
+    The first `warmup` steps rise linearly from `begin`, or stay there. `cosine` then falls to `floor`; `step` divides
+    by ten after 1/2, 3/4 and 11/12 of the run (150, 225 and 275 of 300 epochs, as FDG trains); `constant` stays.
+    `cosine-blend`, InfoPro's, falls from the first step on, is taken at the end of each interval, and blended in.
     """
     step -= step % hold
+    if step < warmup and not rises:
+        return begin
     if schedule == "cosine-blend":
         blended = min(1.0, step / warmup) if warmup else 1.0
         return blended * _cosine((step + hold) / total, floor) + (1 - blended) * begin
     if step < warmup:
-        return (step + 1) / warmup
+        return begin + (1 - begin) * (step + 1) / warmup
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":

@@ -66,11 +66,8 @@ def build(config: RunConfig, loaded: Data, cuts: Sequence[str] | None = None, mo
 
 def _decoupled(config: RunConfig, loaded: Data, stages: Sequence[nn.Module], **how: object) -> Net:
     """Return the net that the config's method makes of `stages`."""
-    shapes, options = (
-        {"x": loaded.shape, **loaded.view_shapes},
-        {"dtype": loaded.dtype, "device": config.resolved_device()},
-    )
-    examples = {name: torch.zeros(2, *shape, **options) for name, shape in shapes.items()}
+    shapes, device = {"x": loaded.shape, **loaded.view_shapes}, config.resolved_device()
+    examples = {name: torch.zeros(2, *shape, dtype=loaded.dtype, device=device) for name, shape in shapes.items()}
     settings = {"seed": config.seed, "context_options": config.context_options, **how, **config.options}
     return decouple(stages, config.method, loaded.num_classes, examples, config.context, config, **settings)
 

@@ -216,8 +216,7 @@ class Run:
         self.ranks.settle(self.net)
         states = {f"block{block.index}": state(block) for block in self.blocks} if self.ranks.writes else {}
         if self.ranks.is_main:
-            run = {"identity": self.identity, "num_blocks": len(self.net), "cuts": self.net.cuts}
-            states["run"] = run | own
+            states["run"] = own | {"identity": self.identity, "num_blocks": len(self.net), "cuts": self.net.cuts}
         checkpoint.save(self.config.folder, name, states, self.ranks)
 
     def _save_record(self) -> None:

@@ -144,6 +144,23 @@ def test_fdgs_wide_block():
     assert all(m.bias is not None for m in model.modules() if isinstance(m, nn.Conv2d))
 
 
+@pytest.mark.parametrize("name", ["resnet20", "wrn28"])
+def test_dropout_stands_before_the_second_convolution(name):
+    """As in InfoPro's ResNets and Zagoruyko and Komodakis' WRN; none without it, and nothing dropped in evaluation."""
+    plain, dropping = (kit.backbone(name, width=0.25, dropout=p) for p in (0.0, 0.5))
+    assert not any(isinstance(m, nn.Dropout) for m in plain.modules())
+    dropping.load_state_dict(plain.state_dict())
+    block, x, read = dropping.layer2[1], torch.randn(4, 8 if name == "resnet20" else 80, 8, 8), []
+    block.conv2.register_forward_pre_hook(lambda module, given: read.append(*given))
+    torch.testing.assert_close(plain.eval().layer2[1](x), block.eval()(x))
+    block.dropout.train()
+    block(x)
+    whole, dropped = read
+    left = dropped != 0
+    assert 0.4 < left.sum() / (whole != 0).sum() < 0.6
+    torch.testing.assert_close(dropped[left], 2 * whole[left])
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet20"])
 def test_first_weights(name):
     """PyTorch's are uniform within 1 / sqrt(fan-in): .024 against .042 on ResNet-18 (METHODS.md)."""
@@ -162,6 +179,7 @@ def test_first_weights(name):
         ("wrn28", {"stride": "third"}, "unknown stride 'third'"),
         ("vgg-paper", {"classifier": "mlps"}, "unknown classifier 'mlps': did you mean 'mlp'"),
         ("resnet18", {"init": "fan"}, "unknown init 'fan'"),
+        ("resnet20", {"dropout": 1.0}, r"dropout=1.0, but it has to be a number in \[0, 1\)"),
     ],
 )
 def test_refusals(name, options, message):

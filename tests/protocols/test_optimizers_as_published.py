@@ -58,11 +58,11 @@ def test_lars_keeps_its_trust_when_it_is_copied_and_loaded():
     assert other.param_groups[0]["joint_decay"] == 0.5 and other.param_groups[0]["weight_decay"] == 0.0
 
 
-def by_epoch(lr, epochs, steps, warmup=0, **settings):
+def by_epoch(lr, epochs, steps, warmup_epochs=0, **settings):
     """Return the learning rate of each epoch's first and last step."""
     config = OptimizerSettings(optimizer="sgd", lr=lr, **settings)
     shape, total = config.shape(steps), epochs * steps
-    rates = [lr * factor(config.schedule, step, total, warmup * steps, **shape) for step in range(total)]
+    rates = [lr * factor(config.schedule, step, total, warmup_epochs * steps, **shape) for step in range(total)]
     return rates[::steps], rates[steps - 1 :: steps]
 
 
@@ -90,6 +90,14 @@ def test_deinforegs_learning_rates():
 def test_fdgs_learning_rates():
     first, last = by_epoch(0.1, 300, 3, schedule="step", lr_changes="epoch")
     assert first == last == pytest.approx([0.1] * 150 + [0.01] * 75 + [0.001] * 50 + [0.0001] * 25)
+    held, _ = by_epoch(0.1, 300, 3, 3, schedule="step", lr_changes="epoch", warmup="held", warmup_from=0.1)
+    assert held == pytest.approx([0.01] * 3 + first[3:])
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_warm_up_rises_from_where_it_begins(schedule):
+    rates, _ = by_epoch(1.0, 8, 1, 4, schedule=schedule, warmup_from=0.2)
+    assert rates[:5] == pytest.approx([0.4, 0.6, 0.8, 1.0, 1.0 if schedule != "step" else 0.1])
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,7 @@ def test_fdgs_learning_rates():
         ({"lr_floor": 1.0}, r"lr_floor=1.0, but it has to be a number in \[0, 1\)"),
         ({"lr_changes": "batch"}, "unknown lr_changes 'batch'"),
         ({"warmup_from": -0.1}, "warmup_from=-0.1"),
+        ({"warmup": "hold"}, "unknown warmup 'hold': did you mean 'held'"),
     ],
 )
 def test_refusals(setting, message):
