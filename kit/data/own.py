@@ -1,6 +1,6 @@
 """Data of one's own: images or texts in a folder per class, tables, arrays; read as pairs (x, y) and checked."""
 
-from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,10 @@ def read_table(path: str, image_size: int | None, root: Path, download: bool) ->
     if len(classes) < 2 or features.empty:
         raise ValueError(f"{file} has {len(classes)} classes and {features.shape[1]} other columns: 2 and 1 are needed")
     prefixes = [str(column).partition("_")[0] for column in features]
-    views = {p: partial(_take, at=[k for k, own in enumerate(prefixes) if own == p]) for p in dict.fromkeys(prefixes)}
+    groups = {p: [k for k, own in enumerate(prefixes) if own == p] for p in dict.fromkeys(prefixes)}
+    views = {p: itemgetter((slice(None), columns)) for p, columns in groups.items()}
     parts = set_aside(torch.tensor(features.to_numpy(np.float32)), torch.tensor(y))
     return *parts, tuple(map(str, classes)), views
-
-
-def _take(x: Tensor, at: list[int]) -> Tensor:
-    return x[:, at]
 
 
 def read_own_texts(path: str, image_size: int | None, root: Path, download: bool) -> tuple[Any, ...]:

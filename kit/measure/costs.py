@@ -126,10 +126,8 @@ def peak_bytes(fn: Callable[[], object], device: torch.device | str | None = Non
             fn()
     events = recorded.kineto_results.events()
     start = next(event.start_ns() for event in events if event.name() == "peak_bytes")
-    memory = [
-        e for e in events if e.name() == "[memory]" and e.start_ns() >= start and e.device_type() == DeviceType.CPU
-    ]
-    changes = [event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns())]
+    memory = [e for e in events if e.name() == "[memory]" and e.device_type() == DeviceType.CPU]
+    changes = [e.nbytes() for e in sorted(memory, key=lambda e: e.start_ns()) if e.start_ns() >= start]
     return max(accumulate(changes, initial=0))
 
 

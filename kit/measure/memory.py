@@ -16,7 +16,7 @@ from functools import partial
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
@@ -94,7 +94,7 @@ def plan(net: Net, batch_shape: Sequence[int], dtype: torch.dtype = torch.float3
 
     `net` may hold data or be built `on_paper`; it is copied, and stays as it is. Nothing of the size of a batch is
     allocated and nothing is computed. What a kernel takes beside arguments and results is known for the CPU only.
-    Too little for LSTMs, whose oneDNN kernels keep more. Raises ValueError for a shape that the net does not take.
+    Too little for LSTMs on a GPU, whose kernels keep more. Raises ValueError for a shape that the net does not take.
     """
     first, rows = next(net.parameters()), []
     mode = first.fake_mode if isinstance(first, FakeTensor) else _paper()
@@ -180,12 +180,23 @@ class _Tally(_Blind):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
+        if func._overloadpacket is aten.mkldnn_rnn_layer:  # whose shape rule knows nothing of its workspace
+            result = *result[:3], result[0].new_empty(lstm_workspace(*args), dtype=torch.uint8)
         tree_map_only(Tensor, self.count, result)
         if self.level + (extra := scratch(func, args, result)) > self.peak:
             self.peak, self.at_peak = self.level + extra, [*self.alive.values(), ("activations", extra)]
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=result)
         return result
+
+
+def lstm_workspace(x: Tensor, *args) -> int:
+    """Return the bytes that oneDNN's LSTM keeps of `x` (T, B, D) for its backward pass, told by a run on a few rows."""
+    rows = min(8, x.shape[1])
+    with unset_fake_temporarily():
+        tensors = [torch.zeros(t.shape) for t in args[:4]] + [torch.zeros(rows, t.shape[-1]) for t in args[4:6]]
+        *_, kept = aten.mkldnn_rnn_layer(torch.zeros(x.shape[0], rows, x.shape[2]), *tensors, *args[6:])
+    return kept.numel() * x.shape[1] // rows
 
 
 def scratch(func, args: Sequence, result) -> int:
@@ -196,6 +207,8 @@ def scratch(func, args: Sequence, result) -> int:
     Found with `kit.measure.costs.peak_bytes` around single operations, PyTorch 2.14, AVX-512, fp32, 16 channels up.
     """
     kernel, first = func._overloadpacket, args[0] if args else None
+    if kernel is aten.mkldnn_rnn_layer_backward:
+        return 4 * args[7].nbytes  # the gradients of the gates, of which there are four for each output
     if kernel not in COPYING or first.device.type != "cpu" or not first.is_contiguous():
         return 0
     if kernel is aten.convolution:

@@ -49,16 +49,11 @@ class DeInfoReg(Objective):
 
 
 def deinforeg_objective(
-    spec: HeadSpec,
-    variant: losses.Variant = "paper",
-    widths: heads.Widths = (2048, 2048, 2048),
-    pool: Count | None = None,
-    classifier: Literal["merge", "unmerge"] = "merge",
-    hidden: heads.Widths = (2048, 2048),
-    weights: Weights | None = None,
-    last: Last = "pooled",
+    spec: HeadSpec, variant: losses.Variant = "paper", widths: heads.Widths = (2048, 2048, 2048),
+    pool: Count | None = None, classifier: Literal["merge", "unmerge"] = "merge",
+    hidden: heads.Widths = (2048, 2048), weights: Weights | None = None, last: Last = "pooled",
     project: Literal["auto", "mlp", "none"] = "auto",
-) -> DeInfoReg:
+) -> DeInfoReg:  # fmt: skip
     """Return the objective; `weights` of its terms, `pool` and `widths` as for `heads.projector`.
 
     `variant` is that of `losses.deinforeg`, `classifier` merge or unmerge (its gradient reaches the block or not),

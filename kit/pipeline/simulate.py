@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import pandas as pd
 
@@ -133,9 +134,5 @@ def peak_activations(table: pd.DataFrame) -> list[int]:
         ends = own[own["kind"].isin(["B", "R", "W", "S"])]["end"]
         starts = own[own["kind"].isin(["F", "S"])]["start"]
         events = sorted([(time, 0, -1) for time in ends] + [(time, 1, 1) for time in starts])
-        level = peak = 0
-        for _, _, change in events:
-            level += change
-            peak = max(peak, level)
-        peaks.append(peak)
+        peaks.append(max(accumulate((change for _, _, change in events), initial=0)))
     return peaks
