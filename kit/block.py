@@ -6,10 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.hooks import RemovableHandle
 
 from kit import losses, seeds
@@ -66,8 +68,8 @@ class Block(nn.Module):
         self.index, self.seed, self.num_steps = index, seed, 0
         apart = {objective.get_submodule(name): factor for name, factor in objective.lr_factors.items()}
         self.optimizer = optimizers.with_own_rates(make_optimizer, self, apart)
-        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
-        self.schedule: tuple[str, int, int, dict[str, float]] | None = None
+        self.scheduler: LambdaLR | None = None
+        self.schedule: tuple[str, int, int, dict[str, Any]] | None = None
         self.last_terms: dict[str, Tensor] = {}
         self.replicas: Callable[[Signal], tuple[Tensor, dict[str, Tensor]]] | None = None
         # where several processes train the block: `losses`, on all their shards
@@ -237,10 +239,11 @@ class Block(nn.Module):
         one = "Expected more than 1 value per channel" in str(error)
         return "a batch of 1 sample, but batch norm takes at least 2 to train on" if one else None
 
-    def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0, **shape: float) -> None:
+    def set_schedule(self, schedule: str, total_steps: int, warmup_steps: int = 0, **shape: Any) -> None:
         """Follow a learning-rate schedule over `total_steps` steps from now on; `shape` as for `optimizers.factor`."""
         self.schedule = schedule, total_steps, warmup_steps, shape
-        self.scheduler = optimizers.scheduler(self.optimizer, schedule, total_steps, warmup_steps, **shape)
+        factor = partial(optimizers.factor, schedule, total=total_steps, warmup=warmup_steps, **shape)
+        self.scheduler = LambdaLR(self.optimizer, factor)
 
     def training_state(self) -> dict[str, Any]:
         """Return all that a checkpoint needs to go on: weights and buffers, optimizer, scheduler, step count."""

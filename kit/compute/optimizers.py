@@ -3,13 +3,11 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from kit.errors import unknown
 from kit.settings import Decay, NonNegative, Positive, check
@@ -47,6 +45,8 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.warmup == "held" and not self.warmup_from:
+            raise ValueError("warmup='held' with warmup_from=0 would learn nothing: give the share of lr to stay at")
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter], fused: bool = False) -> Optimizer:
         """Return a fresh optimizer over `parameters`.
@@ -106,11 +106,6 @@ def factor(
 
 def _cosine(done: float, floor: float) -> float:
     return floor + (1 - floor) * (1 + math.cos(math.pi * min(1.0, done))) / 2
-
-
-def scheduler(optimizer: Optimizer, schedule: str, total: int, warmup: int = 0, **shape: float) -> LambdaLR:
-    """Return the scheduler that applies `factor` to `optimizer`, one step per training step."""
-    return LambdaLR(optimizer, partial(factor, schedule, total=total, warmup=warmup, **shape))
 
 
 def with_own_rates(
