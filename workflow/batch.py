@@ -36,12 +36,15 @@ def default_folder(experiment: str) -> Path:
 
 
 def freeze(experiment: Path, batch: Path) -> Path:
-    """Copy the code into the batch unless it is there; return the copy of the experiment file."""
+    """Copy the code into the batch, unless cells run on what is there; return the copy of the experiment file."""
     from kit.train.record import versions
 
     code = batch / "code"
     for left in batch.glob(".code-*"):
         shutil.rmtree(left)
+    begun = any((batch / name).exists() for name in ("work", "cells")) or progress.held(batch / ".lock")
+    if code.exists() and not begun:  # as after a dry run: what has changed since is meant to run
+        shutil.rmtree(code)
     if not code.exists():
         draft = Path(tempfile.mkdtemp(prefix=".code-", dir=batch))
         unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", ".snakemake", "*.failed.ipynb")

@@ -169,12 +169,28 @@ def test_the_frozen_copy_stays_and_a_changed_experiment_is_told(toy, tmp_path, c
         (folder / "code" / name).exists() for name in ("kit/train/run.py", "lessons/style.py")
     )
     toy(seeds=[0, 1, 2])
+    (folder / "work").mkdir()
     assert batch.freeze(path, folder) == frozen and frozen.read_text() == before
     assert "toy.yaml has changed since this batch began" in capsys.readouterr().out
     other = tmp_path / "other.yaml"
     other.write_text(path.read_text())
     with pytest.raises(ValueError, match="holds a batch of 'toy', not of 'other': give another --batch folder"):
         batch.freeze(other, folder)
+
+
+def test_before_a_cell_has_begun_a_batch_takes_what_has_changed(toy, tmp_path, capsys):
+    """After a dry run one mends the grid, or the code, and means the batch to run that."""
+    path, folder = toy(), tmp_path / "batch"
+    folder.mkdir()
+    batch.freeze(path, folder)
+    (folder / "code" / "kit" / "old.py").touch()
+    toy(seeds=[0, 1, 2])
+    frozen = batch.freeze(path, folder)
+    assert read(frozen).seeds == read(path).seeds and not (folder / "code" / "kit" / "old.py").exists()
+    (folder / "code" / "kit" / "old.py").touch()
+    with FileLock(folder / ".lock"):  # a scheduler is about to start cells
+        batch.freeze(path, folder)
+    assert (folder / "code" / "kit" / "old.py").exists() and not capsys.readouterr().out
 
 
 def command(path, folder, *more, command="run"):
