@@ -85,11 +85,10 @@ def add(out: Path, found: dict, columns: Sequence[str]) -> None:
     print(found, flush=True)
 
 
-def trained(net, loaded, config) -> tuple[list[float], int]:
-    """Train; return the test accuracy of every exit, and the number, from 0, of the one that is best on validation."""
+def trained(net, loaded, config) -> tuple[list[float], list[float]]:
+    """Train; return the accuracy of every exit on validation, and on test."""
     import kit
     from kit.train.run import evaluate
 
     kit.fit(net, replace(loaded, test=loaded.val), config)  # the test samples, in every epoch, would cost the most
-    val, test = evaluate(net, loaded, "val"), evaluate(net, loaded, "test")
-    return test, max(range(len(val)), key=val.__getitem__)
+    return evaluate(net, loaded, "val"), evaluate(net, loaded, "test")

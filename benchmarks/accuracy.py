@@ -96,7 +96,8 @@ def measure(settings: dict, method: str, num_blocks: int, context: str, seed: in
     )
     loaded = load_data(config)
     net = build(config, loaded)
-    test, best = trained(net, loaded, config)
+    val, test = trained(net, loaded, config)
+    best = val.index(max(val))
     measured = {"error": 1 - test[-1], "best_exit": best + 1, "best_exit_error": 1 - test[best]}
     return dict(zip(COLUMNS, (method, num_blocks, context, seed), strict=True)) | measured
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit import notebook
+from kit.errors import unknown
 from kit.files import atomic, sweep
 from kit.processes import leave_with
 from workflow import progress
@@ -116,7 +117,9 @@ def _temporary(folder: Path) -> Iterator[None]:
 
 def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
     """Run one cell's notebook and publish its result; one that is finished already is only published."""
-    work, cell = batch / "work" / name, experiment.cells()[name]
+    if name not in (cells := experiment.cells()):
+        raise unknown(f"cell of {experiment.name}", name, cells)
+    work, cell = batch / "work" / name, cells[name]
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".cell-lock"):  # an orphan of a killed scheduler may be at work: wait for it
         sweep(work)

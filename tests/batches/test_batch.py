@@ -83,6 +83,8 @@ def runs(monkeypatch):
 def test_a_cell_runs_once_and_is_published_again_if_its_outputs_are_gone(toy, runs, tmp_path):
     experiment, folder = read(toy()), tmp_path / "batch"
     name = list(experiment.cells())[0]
+    with pytest.raises(ValueError, match="unknown cell of toy 'run__rate-0.0__seed-': did you mean"):
+        batch.run_cell(experiment, name[:-1], folder, 0)
     batch.run_cell(experiment, name, folder, 0)
     shutil.rmtree(folder / "cells")
     batch.run_cell(experiment, name, folder, 0)
