@@ -41,7 +41,10 @@ from kit.train.run import Run
 @record
 def main(arguments: list[str] | None = None) -> None:
     """Run one rank; torchrun, or `kit.pipeline.launch`, starts them."""
-    config, options, record_folder = _parse(arguments)
+    try:
+        config, options, record_folder = _parse(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
     if "RANK" not in os.environ:
         sys.exit("error: start the ranks with torchrun: torchrun --nproc-per-node 2 -m kit.pipeline CONFIG.json")
     leave_with(os.getppid())
@@ -155,10 +158,7 @@ def _waking(neighbours: list[int]) -> Iterator[None]:
 def _place(options: Options) -> MeshRank:
     world = dist.get_world_size()
     if world % options.num_replicas:
-        raise ValueError(
-            f"num_replicas={options.num_replicas} with {world} ranks: every replica needs as many; "
-            f"choose a divisor of {world}"
-        )
+        raise ValueError(f"num_replicas={options.num_replicas} with {world} ranks: choose a divisor of {world}")
     return MeshRank(dist.get_rank(), world // options.num_replicas, options.num_replicas)
 
 

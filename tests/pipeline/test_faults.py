@@ -16,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 import kit
 from kit.pipeline import PipelineFailed, launch
 from kit.pipeline.launch import _explain, start_ranks
+from kit.pipeline.rank import main
 from kit.train import checkpoint
 from tests.pipeline.ranks import ROOT, as_programs, full_disk, on_ranks, poisoned, refusals
 from tests.pipeline.test_exact import SETTINGS
@@ -49,7 +50,7 @@ def test_what_the_ranks_refuse_together(tmp_path):
     cases = [
         (GREEDY, {}, {"lr": 0.5}, "rank 1 was started with other settings: lr=0.5 there, 0.01 on rank 0"),
         (GREEDY, {}, {"seed": 3, "epochs": 2}, "epochs=2 there, 1 on rank 0, seed=3 there, 0 on rank 0"),
-        (GREEDY, {"num_replicas": 3}, {}, "num_replicas=3 with 2 ranks: every replica needs as many"),
+        (GREEDY, {"num_replicas": 3}, {}, "num_replicas=3 with 2 ranks: choose a divisor of 2"),
         (GREEDY | {"num_blocks": 1}, {}, {}, "num_stages=2, but greedy on mlp has only 1 block"),
         (GREEDY | {"batch_size": 2}, {"num_replicas": 2}, {}, "leaves 1 of some batch to a replica, but each needs 2"),
         (deinforeg | {"batch_size": 1292}, {"num_replicas": 2}, {}, "1294 training images leaves 1 of some batch"),
@@ -128,6 +129,23 @@ def test_two_machines_with_torchrun(tmp_path, undisturbed):  # noqa: F811
         _, errors = agent.communicate(timeout=120)
         assert agent.returncode == 0, errors.decode()[-2000:]
     assert_whole(tmp_path / "run", undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('{"methd": "bp"}', "error: unknown setting 'methd': did you mean 'method'"),
+        ("{", "error: Expecting property name"),
+        (None, "error: .*No such file"),
+        ("{}", "error: start the ranks with torchrun"),
+    ],
+)
+def test_a_config_of_the_command_line_that_cannot_be_read(written, message, tmp_path, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    if written is not None:
+        (tmp_path / "config.json").write_text(written)
+    with pytest.raises(SystemExit, match=message):
+        main([str(tmp_path / "config.json")])
 
 
 def test_a_rank_that_was_ended_while_it_failed_is_heard(tmp_path):
