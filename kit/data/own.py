@@ -31,14 +31,17 @@ def checked_pair(part: tuple[Any, Any], what: str) -> Pair:
     """Return (x, y) as tensors: x uint8 images (N, C, H, W) or float32 rows (N, F), y int64 (N,). Else ValueError."""
     if not isinstance(part, tuple | list) or len(part) != 2:
         raise ValueError(f"{what} is a {type(part).__name__}, but it has to be a pair (x, y) of samples and labels")
-    x, y = (v if isinstance(v, Tensor) else torch.tensor(v) for v in part)  # a copy: an array may be read-only
+    try:
+        x, y = (v if isinstance(v, Tensor) else torch.tensor(np.asarray(v)) for v in part)  # a copy: may be read-only
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: {error}; give numbers, for labels class numbers as pandas.factorize makes") from None
     if not len(x):
         raise ValueError(f"{what} has no sample: at least one is needed")
     y = y if y.is_floating_point() or y.dtype == torch.bool else y.long()
     check_class_numbers(y, len(x), what=f"{what} labels")
     if (x.ndim, x.dtype) != (4, torch.uint8) and x.ndim != 2:
         kind = f"{x.dtype} of shape {tuple(x.shape)}"
-        raise ValueError(f"{what} samples are {kind}, but have to be rows (N, F) or uint8 images (N, C, H, W)")
+        raise ValueError(f"{what} samples are {kind}, expected rows (N, F) or images (N, C, H, W) of uint8, 0 to 255")
     if x.ndim == 2 and not (x := x.float()).isfinite().all():
         raise ValueError(f"{what}: row {int((~x.isfinite()).any(1).nonzero()[0])} has missing or infinite numbers")
     return x, y

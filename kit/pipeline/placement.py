@@ -20,8 +20,8 @@ from kit.train.config import RunConfig
 
 def runs(costs: Sequence[float], num_stages: int) -> list[range]:
     """Divide blocks of these costs into consecutive runs, one per stage, minimising the largest stage cost."""
-    ends = [0, *(last + 1 for last in balanced(list(costs), num_stages)), len(costs)]
-    return [range(start, end) for start, end in zip(ends[:-1], ends[1:], strict=True)]
+    cuts = [last + 1 for last in balanced(list(costs), num_stages)]
+    return [range(*run) for run in pairwise([0, *cuts, len(costs)])]
 
 
 def place(config: RunConfig, data_spec: Data, cuts: Sequence[str] | None, num_stages: int) -> list[range]:

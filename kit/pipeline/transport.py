@@ -52,9 +52,7 @@ def pack(signal: Signal) -> tuple[list[Layout], list[Tensor]]:
 def unpack(layouts: Sequence[Layout], flat: Sequence[Tensor]) -> Signal:
     """Return the signal that `pack` took apart."""
     pairs = zip(layouts, flat, strict=True)
-    return Signal.of(
-        {(layout.field, layout.item): data.as_strided(layout.shape, layout.stride) for layout, data in pairs}
-    )
+    return Signal.of({(at.field, at.item): data.as_strided(at.shape, at.stride) for at, data in pairs})
 
 
 def written(layouts: Sequence[Layout]) -> Tensor:
@@ -66,8 +64,7 @@ def read(size: int, rank: int, group: dist.ProcessGroup | None = None) -> list[L
     """Return the layouts that `rank` sends, `written` in so many bytes."""
     text = torch.empty(size, dtype=torch.uint8)
     dist.recv(text, rank, group)
-    rows = json.loads(text.numpy().tobytes())
-    return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in rows]
+    return [Layout(*row[:3], tuple(row[3]), tuple(row[4])) for row in json.loads(text.numpy().tobytes())]
 
 
 class Wire:

@@ -90,6 +90,8 @@ def test_arrays_are_data(table):
     assert [len(split) for split in given.splits.values()] == [40, 9, 20] and given.num_classes == 3
     assert torch.equal(given.val.images, torch.from_numpy(x[:9]))
     assert Data.of((torch.randn(30, 4), torch.arange(30) % 2)).shape == (4,)
+    frame = pd.DataFrame({"a": range(30), "b": 0.5, "y": [0, 1] * 15})
+    assert Data.of((frame[["a", "b"]], frame["y"])).shape == (2,)
     with pytest.raises(ValueError, match="own, validation labels: 7 at position 2, but 3 classes"):
         Data.of((x, y), val=(x[:3], [0, 1, 7]), classes=["a", "b", "c"])
 
@@ -182,7 +184,8 @@ def test_tables_that_cannot_be(table, tmp_path):
         ),
         ((np.zeros((4, 2)), np.zeros(4)), r"train labels of shape \(4,\) and torch.float64"),
         ((np.zeros((4, 2)), np.zeros(3, dtype=int)), r"train labels of shape \(3,\) .* for 4 samples"),
-        ((np.zeros((4, 1, 8, 8)), np.zeros(4, dtype=int)), r"torch.float64 of shape .* uint8 images \(N, C, H, W\)"),
+        ((np.zeros((4, 1, 8, 8)), np.zeros(4, dtype=int)), r"torch.float64 of shape .* of uint8, 0 to 255"),
+        ((np.zeros((2, 2)), ["cat", "dog"]), "train: .*numpy.str_.* class numbers as pandas.factorize makes"),
         ((np.full((4, 2), np.nan), np.zeros(4, dtype=int)), "row 0 has missing or infinite numbers"),
         ((np.zeros((0, 2)), np.zeros(0, dtype=int)), "train has no sample"),
         (np.zeros((4, 2)), r"train is a ndarray, but it has to be a pair \(x, y\)"),
