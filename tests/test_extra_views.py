@@ -6,7 +6,6 @@ from torch import nn
 
 import kit
 from kit.context import ExtraView, view_encoder
-from kit.data.views import columns
 from kit.methods import REGISTRY
 from kit.shapes import Shape
 from kit.train import build, load_data
@@ -85,7 +84,7 @@ def test_more_columns_of_a_table():
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(512, 12, generator=generator)
     y = (table[:, 0] > 0).long() + 2 * (table[:, 8] > 0).long()
-    views = {"x": columns(table, 0, 6), "more": columns(table, 6, 12)}
+    views = {"x": table[:, :6], "more": table[:, 6:]}
     net = kit.decouple([nn.Sequential(nn.Linear(6, 16), nn.ReLU())], "greedy", 4, views, lr=0.01)
     for _ in range(60):
         net.step(views, y)

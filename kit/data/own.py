@@ -1,5 +1,6 @@
 """Data of one's own: images or texts in a folder per class, tables, arrays; read as pairs (x, y) and checked."""
 
+import io
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from kit.data.image_files import read_image
 from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
-from kit.data.text_files import Texts, text_table, texts_in_folders
+from kit.data.text_files import Texts, delimiter, text_table, texts_in_folders, utf8_text
 from kit.errors import unknown
 from kit.losses import check_class_numbers
 from kit.seeds import generator
@@ -102,7 +103,12 @@ def read_table(path: str, image_size: int | None, root: Path, download: bool) ->
     file, label = Path(name).expanduser(), label or "label"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file: table:FILE takes a CSV or Parquet file")
-    rows = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+    parquet = file.suffix == ".parquet"
+    text = "" if parquet else utf8_text(file)
+    try:
+        rows = pd.read_parquet(file) if parquet else pd.read_csv(io.StringIO(text), sep=delimiter(text))
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read as a table: {error}") from error
     if label not in rows:
         raise ValueError(f"{file}: {unknown('label column', label, rows.columns)}; name it as table:{name}#COLUMN")
     if missing := {column: int(count) for column, count in rows.isna().sum().items() if count}:

@@ -98,9 +98,11 @@ def text_table(file: Path, names: Sequence[str] | None = None) -> dict[str, list
         if len(missing := rows.index[rows.isna().any(axis=1)]):
             raise ValueError(f"{file}, row {missing[0] + 1} lacks a label or a text, as do {len(missing)} rows in all")
         return {str(name): rows[name].astype(str).tolist() for name in rows}
+    text = utf8_text(file)
     try:
-        table = [row for row in csv.reader(io.StringIO(utf8_text(file), newline=""), strict=True) if row]
-    except csv.Error as error:
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter="," if names else delimiter(text))
+        table = [row for row in rows if row]
+    except (csv.Error, ValueError) as error:
         raise ValueError(f"{file} is no CSV file: {error}") from error
     names = names or (table.pop(0) if table else [])
     for number, row in enumerate(table, 1):
@@ -118,7 +120,19 @@ def utf8_text(file: Path) -> str:
             line.decode()
         except UnicodeDecodeError as error:
             raise ValueError(f"{file}, line {number} is not UTF-8 ({error}): convert the file") from None
-    return b"".join(content).decode()
+    return b"".join(content).decode("utf-8-sig")
+
+
+def delimiter(text: str) -> str:
+    """Return what parts the columns that a table's first line names: comma, semicolon or tab, as spreadsheets write.
+
+    Raises ValueError for a column without a name: row numbers, as pandas writes them, tell the label of sorted rows.
+    """
+    header = text.partition("\n")[0].rstrip("\r")
+    found = max(",;\t", key=header.count)
+    if "" in next(csv.reader([header], delimiter=found), ()):
+        raise ValueError("a column has no name (is it row numbers? index=False): name it or leave it out")
+    return found
 
 
 def texts_in_folders(base: Path, classes: Sequence[str]) -> tuple[Texts, Tensor]:
@@ -172,6 +186,5 @@ def _functions(package: Path) -> Iterator[tuple[str, str, str]]:
                     yield str(file), doc, "\n".join(lines[start : node.end_lineno])
 
 
-TEXT_DATASETS = {name: (partial(read_published, name), "none") for name in PUBLISHED} | {
-    "stdlib": (read_stdlib, "none")
-}
+TEXT_DATASETS = {name: (partial(read_published, name), "none") for name in PUBLISHED}
+TEXT_DATASETS["stdlib"] = read_stdlib, "none"

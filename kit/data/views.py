@@ -29,17 +29,6 @@ def edges(x: Tensor) -> Tensor:
     return torch.hypot(across, down)
 
 
-def columns(x: Tensor, start: int, stop: int) -> Tensor:
-    """Return the columns `start` to `stop` - 1 of a table (B, F), or of flattened samples (B, …).
-
-    Raises ValueError for columns that are not there.
-    """
-    table = x.flatten(1)
-    if not 0 <= start < stop <= table.shape[1]:
-        raise ValueError(f"columns {start} to {stop}, but there are {table.shape[1]}: choose 0 <= start < stop")
-    return table[:, start:stop]
-
-
 _HALVES = {side: partial(half, side=side) for side in ("top", "bottom", "left", "right")}
 VIEWS: dict[str, View] = {"image": nn.Identity(), **_HALVES, "smaller": smaller, "edges": edges}
 """Views by name; a function of one's own, (B, …) to (B, …), goes into `Data.with_views` as well."""

@@ -44,10 +44,7 @@ REGISTRY = Registry(
     }
 )
 
-Stages = Annotated[
-    Sequence[nn.Module],
-    Field(min_length=1, description="a list of modules, as kit.split cuts a model"),
-]
+Stages = Annotated[Sequence[nn.Module], Field(min_length=1, description="a list of modules, as kit.split cuts a model")]
 
 register = REGISTRY.register
 

@@ -22,8 +22,7 @@ WEIGHTS = MappingProxyType({2: (5, 0.5, 0, 0), 4: (1, 0, 0, 1), 8: (5, 0, 0, 1),
 
 Task = Literal["softmax", "contrast"]
 Weights = Annotated[
-    Sequence[NonNegative],
-    Field(min_length=4, max_length=4, description="four numbers of at least 0: (α₁, β₁, α₂, β₂)"),
+    Sequence[NonNegative], Field(min_length=4, max_length=4, description="four numbers of at least 0: (α₁, β₁, α₂, β₂)")
 ]
 
 

@@ -29,8 +29,7 @@ _ELSEWHERE = ("root", "output", "checkpoint_steps")
 """Settings that say where things are and how often they are kept, and change no number."""
 
 _OF_THE_NET = (
-    *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context"),
-    "context_options",
+    *("backbone", "width", "backbone_options", "method", "options", "num_blocks", "cuts", "context", "context_options"),
     *("optimizer", "lr", "weight_decay", "momentum", "nesterov", "trust", "precision", "device", "seed"),
 )
 

@@ -6,7 +6,6 @@ from torch import nn
 import kit
 from kit.backbones import backbone
 from kit.data import Split, corrupt
-from kit.data.views import columns
 from kit.splitting.split import cut_points
 from tests.bad_input.cases import Case, settings
 from tests.bad_input.things import DATA, FOLDER, MODEL, NAN, X, Y
@@ -98,8 +97,6 @@ CASES = [
     Case("data.to('gpu')", "device='gpu'", lambda: DATA.to("gpu")),
     Case("data.test.to('cuda:7')", "cuda:7…GPUs here", lambda: DATA.test.to("cuda:7")),
     Case("data.with_views twice", "seen in part already", lambda: DATA.with_views("top").with_views("left")),
-    Case("columns(x, 0, 999)", "there are 64", lambda: columns(X, 0, 999)),
-    Case("columns(x, 4, 2)", "columns 4 to 2", lambda: columns(X, 4, 2)),
     Case("Split(images, fewer labels)", "as many labels as images", lambda: Split(X, Y[:3])),
     Case("corrupt(labels, kind='symetric')", "unknown noise", lambda: corrupt(Y, 10, "symetric", 0.1, 0)),
     Case("corrupt(labels, rate=2)", "fraction in [0, 1]", lambda: corrupt(Y, 10, "symmetric", 2, 0)),

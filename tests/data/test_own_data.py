@@ -154,7 +154,24 @@ def test_images_of_different_size_ask_for_one(folder):
     assert load_data(f"folder:{folder}", image_size=6).shape == (3, 6, 6)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_as_spreadsheets_write_them(delimiter, encoding, table, tmp_path):
+    pd.read_csv(table).to_csv(tmp_path / "sheet.csv", sep=delimiter, encoding=encoding, index=False)
+    assert torch.equal(
+        load_data(f"table:{tmp_path / 'sheet.csv'}").train.images, load_data(f"table:{table}").train.images
+    )
+
+
 def test_tables_that_cannot_be(table, tmp_path):
+    for content, message in [
+        ("", "No columns"),
+        ("label,a\n0,1\n1,2,3\n", ".*line 3"),
+        (",label,a\n0,0,1\n1,1,2\n", "a column has no name .*row numbers"),
+    ]:
+        (tmp_path / "bad.csv").write_text(content)
+        with pytest.raises(ValueError, match=f"bad.csv cannot be read as a table: {message}"):
+            load_data(f"table:{tmp_path / 'bad.csv'}")
     rows = pd.read_csv(table)
 
     def refused(changed, message, name="bad.csv", column=""):

@@ -250,6 +250,22 @@ def test_word_vectors_stand_in_their_words_rows(table, tmp_path):
         load_data(f"text:{table}", vectors=str(tmp_path / "nowhere.txt"))
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_tables_as_spreadsheets_write_them(delimiter, encoding, table, tmp_path):
+    """A mark at the file's beginning, semicolons where the comma is for decimals; texts hold any of the three."""
+    frame = pd.read_csv(table)
+    frame["text"] += ' and, with; "all"\tof them'
+    frame.to_csv(tmp_path / "sheet.csv", sep=delimiter, encoding=encoding, index=False, lineterminator="\r\n")
+    whole = load_data(f"text:{tmp_path / 'sheet.csv'}")
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    assert whole.classes == tuple(TOPICS) and "all" in whole.words
+    assert torch.equal(whole.train.images, load_data(f"text:{tmp_path / 'plain.csv'}").train.images)
+    frame.to_csv(tmp_path / "sheet.csv", sep=delimiter, encoding=encoding)
+    with pytest.raises(ValueError, match="sheet.csv .* a column has no name"):
+        load_data(f"text:{tmp_path / 'sheet.csv'}")
+
+
 def test_tables_of_texts_that_cannot_be(table, tmp_path):
     bad = tmp_path / "bad.csv"
     for content, message in [

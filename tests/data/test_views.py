@@ -7,7 +7,7 @@ import torch
 
 import kit
 from kit.data import VIEWS
-from kit.data.views import columns, edges, half, smaller
+from kit.data.views import edges, half, smaller
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,6 @@ def test_views_by_hand():
     assert half(x, "top").flatten().tolist() == [0, 1, 2] and half(x, "bottom").shape == (1, 1, 2, 3)
     assert smaller(x).flatten().tolist() == [2.0, 3.5, 6.5, 8.0]
     assert edges(x)[0, 0, 0].tolist() == pytest.approx([10**0.5, 10**0.5, 3.0])
-    assert columns(x, 2, 5).tolist() == [[2.0, 3.0, 4.0]]
     assert set(VIEWS) == {"image", "top", "bottom", "left", "right", "smaller", "edges"}
 
 
@@ -57,5 +56,3 @@ def test_refusals(data):
         data.with_views("image", "botom")
     with pytest.raises(ValueError, match="seen in part already"):
         data.with_views("top").with_views("left")
-    with pytest.raises(ValueError, match="columns 3 to 99, but there are 64"):
-        columns(torch.zeros(2, 64), 3, 99)
