@@ -15,3 +15,9 @@ def unknown(kind: str, given: object, allowed: Iterable[str]) -> ValueError:
     hint = f"did you mean {near[0]!r}? " if near else ""
     choice = f"Choose one of {', '.join(names)}" if names else "There is nothing to choose from"
     return ValueError(f"unknown {kind} {given!r}: {hint}{choice}")
+
+
+def check_name(kind: str, given: object, allowed: Iterable[str]) -> None:
+    """Raise the error of `unknown` unless the name is allowed."""
+    if given not in (names := list(allowed)):
+        raise unknown(kind, given, names)

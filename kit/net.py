@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kit import exits, growth
 from kit.block import Block
 from kit.delayed import DelayedBlock, tick, ticking
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.losses import check_class_numbers
 from kit.modules import evaluating
 from kit.plan import Plan, Views
@@ -98,8 +98,8 @@ class Net(nn.Module):
         asked = {"x", *self.views}
         if "mask" in asked and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
             given.setdefault("mask", given["x"] != 0)
-        for name in asked - set(given):
-            raise unknown("view", name, given)
+        for name in asked:
+            check_name("view", name, given)
         if self.channels_last:
             layout = torch.channels_last
             maps = {k: v for k, v in given.items() if isinstance(v, Tensor) and v.ndim == 4}
@@ -245,6 +245,5 @@ class Net(nn.Module):
         sides = dict(side) if isinstance(side, Mapping) else {side: None} if side else {}
         known = {name: plan.shape(name) for name in plan.example if name != "x"}
         for name in sides:
-            if name not in known:
-                raise unknown("view", name, known)
+            check_name("view", name, known)
         return {name: known[name] if encoder is None else encoder for name, encoder in sides.items()}

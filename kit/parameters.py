@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, ValidationError
 
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 from kit.settings import adapter
 
 Integer = Annotated[int, Field(ge=-(2**63), lt=2**63)]
@@ -94,8 +94,7 @@ def check_values(given: Mapping[str, object], declared: Mapping[str, Parameter])
     """
     values = {}
     for name, value in given.items():
-        if name not in declared:
-            raise unknown("parameter", name, declared)
+        check_name("parameter", name, declared)
         parameter = declared[name]
         plain = os.fspath(value) if isinstance(value, os.PathLike) else value
         try:

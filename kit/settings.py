@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, cast, get
 
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,8 +36,7 @@ def one_of(kind: str, allowed: Callable[[], Iterable[str]]) -> Any:
     """Return what makes `Annotated[str, …]` the names out of `allowed()`; any other is refused with the nearest one."""
 
     def known(name: str) -> str:
-        if name not in (names := allowed()):
-            raise unknown(kind, name, names)
+        check_name(kind, name, allowed())
         return name
 
     rule = Field(description=f"the name of a {kind}")
@@ -100,8 +99,7 @@ def accept(kind: str, given: Mapping[str, object], cls: type) -> dict[str, Any]:
     """Return `given` as keyword arguments of the dataclass; ValueError for one that it does not have."""
     names = [field.name for field in fields(cls)]
     for name in given:
-        if name not in names:
-            raise unknown(kind, name, names)
+        check_name(kind, name, names)
     return dict(given)
 
 

@@ -13,7 +13,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 from kit.measure.representations import PROJECTIONS, spectrum
 from lessons.style import Picture, marked_lines, panels, percent, pixels, styled, whole_numbers
 
@@ -109,10 +109,8 @@ def embedding_map(
     data is not given.
     """
     points, labels = np.asarray(points), np.asarray(labels)
-    if colour not in COLOURINGS:
-        raise unknown("colouring", colour, COLOURINGS)
-    if projection not in PROJECTIONS:
-        raise unknown("projection", projection, PROJECTIONS)
+    check_name("colouring", colour, COLOURINGS)
+    check_name("projection", projection, PROJECTIONS)
     needed = {"prediction": predictions, "corrupted": noisy, "class": labels}[colour]
     if needed is None or len(points) != len(labels) or len(points) == 0:
         raise ValueError(f"{len(points)} points and {len(labels)} labels: a map by {colour} takes one {colour} each")

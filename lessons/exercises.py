@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 from operator import sub
 
-from kit.errors import unknown
+from kit.errors import check_name
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,7 @@ EXERCISES = {
 
 def hint(key: str, answer: object) -> str | None:
     """Return what is wrong with the answer to an exercise, or None for a right one. ValueError for an unknown key."""
-    if key not in EXERCISES:
-        raise unknown("exercise", key, EXERCISES)
+    check_name("exercise", key, EXERCISES)
     exercise = EXERCISES[key]
     if answer is None or answer is ...:
         return f"no answer yet. Asked for is {exercise.asks}"

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.train.record import History
 from lessons import widgets
 from lessons.method_looks import dashed, label_lines, looks
@@ -35,8 +35,7 @@ def block_per_layer(backbone: str, depth: int, **options: object) -> dict[str, o
     `options` are more of the backbone's.
     """
     parts = {"mlp": ("depth", "layer"), "vgg-paper": ("groups", "block")}
-    if backbone not in parts:
-        raise unknown("backbone of this lesson", backbone, parts)
+    check_name("backbone of this lesson", backbone, parts)
     count, name = parts[backbone]
     cuts = tuple(f"{name}{k}" for k in range(1, depth))
     return {"backbone_options": {count: depth, **options}, "num_blocks": depth, "cuts": cuts}

@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kit import notebook
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.files import atomic, sweep
 from kit.processes import leave_with
 from workflow import progress
@@ -117,9 +117,8 @@ def _temporary(folder: Path) -> Iterator[None]:
 
 def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
     """Run one cell's notebook and publish its result; one that is finished already is only published."""
-    if name not in (cells := experiment.cells()):
-        raise unknown(f"cell of {experiment.name}", name, cells)
-    work, cell = batch / "work" / name, cells[name]
+    cells, work = experiment.cells(), batch / "work" / name
+    check_name(f"cell of {experiment.name}", name, cells)
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / ".cell-lock"):  # an orphan of a killed scheduler may be at work: wait for it
         sweep(work)
@@ -128,7 +127,7 @@ def run_cell(experiment: Experiment, name: str, batch: Path, gpus: int) -> None:
             begin = time.time()
             try:
                 with _gpu(gpus):
-                    given = cell["parameters"] | {"output": str(work)}
+                    given = cells[name]["parameters"] | {"output": str(work)}
                     notebook.run_notebook(experiment.source, work / "notebook.ipynb", given)
                 if not readable(work / experiment.table):
                     raise ValueError(f"{experiment.notebook} wrote no readable {experiment.table} into {work}")

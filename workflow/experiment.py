@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 from kit.parameters import check_values, read_parameters
 from workflow.schema import NO_PARAMETERS, ROOT, Cell, Experiment, Paper, Rows, fill, listed, plain, published_figures
 from workflow.structure import Place, at, load, make
@@ -74,15 +74,10 @@ def _check_grid(experiment: Experiment) -> None:
                     raise ValueError(f"{key} has no value, {empty}")
         for case in entry.get("cases", experiment.cases):
             with at("grid", index, "cases"):
-                _among("case", case, experiment.cases)
+                check_name("case", case, experiment.cases)
             for key in entry.keys() & experiment.cases[case].keys():
                 with at("cases", case, key):
                     raise ValueError(f"{key!r} is in grid[{index}], which has this case, too: which of the two counts?")
-
-
-def _among(kind: str, given: object, allowed: Sequence | Mapping) -> None:
-    if given not in list(allowed):
-        raise unknown(kind, given, allowed)
 
 
 def _check_parameters(experiment: Experiment) -> None:
@@ -129,9 +124,9 @@ def _check_rows(where: Rows, known: Mapping[str, Sequence], kind: str = "paramet
     for name, value in where.items():
         with at(name):
             if kind:
-                _among(kind, name, known)
+                check_name(kind, name, known)
             for item in listed(value) if name in known else ():
-                _among(f"value of {name}:", item, [plain(one) for one in known[name]])
+                check_name(f"value of {name}:", item, [plain(one) for one in known[name]])
 
 
 def _check_measures(experiment: Experiment, cells: Mapping[str, Cell]) -> None:
@@ -158,10 +153,10 @@ def _check_claims(experiment: Experiment, cells: Mapping[str, Cell]) -> None:
     for index, claim in enumerate(experiment.claims):
         with at("claims", index):
             with at("measure"):
-                _among("measure", claim.measure, experiment.measures)
+                check_name("measure", claim.measure, experiment.measures)
             for key, case in (("ours", claim.ours), ("theirs", claim.theirs)):
                 with at(key):
-                    _among("case", case, experiment.cases)
+                    check_name("case", case, experiment.cases)
             with at("where"):
                 _check_rows(claim.where, experiment.grid_values)
             points = [_points(cells, case, claim.where) for case in (claim.ours, claim.theirs)]
@@ -186,7 +181,7 @@ def _check_figures(experiment: Experiment, figures: "DataFrame") -> None:
     for index, entry in enumerate(experiment.published):
         with at("published", index):
             with at("measure"):
-                _among("measure", entry.measure, experiment.measures)
+                check_name("measure", entry.measure, experiment.measures)
             with at("source"):
                 rows = _published(figures, "source", entry.source)
             with at("metric"):
@@ -197,7 +192,7 @@ def _check_figures(experiment: Experiment, figures: "DataFrame") -> None:
 
 def _published(figures: "DataFrame", column: str, value: str) -> "DataFrame":
     """Return the published figures that have the value in that column, of which there has to be one."""
-    _among(f"{column} of paper_results.csv:", value, sorted(set(figures[column])))
+    check_name(f"{column} of paper_results.csv:", value, sorted(set(figures[column])))
     return figures[figures[column] == value]
 
 
@@ -206,14 +201,14 @@ def _check_runs(experiment: Experiment, cells: Mapping[str, Cell], here: bool) -
     from lessons import one_run
 
     with at("table"):
-        _among("table of one_run.ipynb:", experiment.table, [one_run.TABLE])
+        check_name("table of one_run.ipynb:", experiment.table, [one_run.TABLE])
     columns = [*experiment.grid_values, "case", "seed", *one_run.COLUMNS]
     for name, measure in experiment.measures.items():
         with at("measures", name, "metric"):
-            _among("metric", measure.metric, one_run.METRICS)
+            check_name("metric", measure.metric, one_run.METRICS)
         for column in measure.where:
             with at("measures", name, "where", column):
-                _among("column", column, columns)
+                check_name("column", column, columns)
     declared = read_parameters(experiment.source)
     defaults = {name: parameter.default for name, parameter in declared.items()}
     for name, cell in cells.items():

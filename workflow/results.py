@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.files import atomic, sweep
 from workflow.schema import ROOT, Experiment, Measure, Rows, fill, listed, plain, published_figures
 
@@ -51,8 +51,7 @@ def measured(experiment: Experiment, table: pd.DataFrame, name: str) -> pd.DataF
     """
     measure, keys = experiment.measures[name], [*_keys(experiment), "seed"]
     for column in measure.where:
-        if column not in table:
-            raise unknown(f"column in the measure {name!r}:", column, table)
+        check_name(f"column in the measure {name!r}:", column, table)
     rows = _rows(table[table["metric"] == measure.metric], measure.where)
     picked = []
     for _, cell in rows.groupby(keys, sort=False, dropna=False):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import Field
 
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.settings import Count, Positive, Whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -199,8 +199,7 @@ def fill(text: str, parameters: Mapping[str, object]) -> str:
     """Return the text with each `{name}` replaced by that parameter. ValueError for one that is not there."""
 
     def value(found: re.Match) -> str:
-        if found[1] not in parameters:
-            raise unknown(f"parameter in {text!r}:", found[1], parameters)
+        check_name(f"parameter in {text!r}:", found[1], parameters)
         return str(parameters[found[1]])
 
     return re.sub(r"\{(.*?)\}", value, text)

@@ -2,7 +2,7 @@
 
 import torch
 
-from kit.errors import unknown
+from kit.errors import check_name
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -13,8 +13,7 @@ def resolve(precision: str, device: torch.device) -> torch.dtype | None:
     `auto` takes bf16 where the processor multiplies it in hardware (AMX or AVX512-BF16, CUDA from Ampere on): there it
     is about twice as fast. Elsewhere bf16 is emulated and slower than fp32.
     """
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
+    check_name("precision", precision, PRECISIONS)
     if device.type == "cuda":
         has_units = torch.cuda.is_bf16_supported(including_emulation=False)
     else:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from kit.errors import unknown
+from kit.errors import check_name
 
 
 def random_crop(x: Tensor, pad: int, mode: str = "constant", *, generator: Generator) -> Tensor:
@@ -20,8 +20,7 @@ def random_crop(x: Tensor, pad: int, mode: str = "constant", *, generator: Gener
 
     Raises ValueError for another mode, or a "reflect" pad that is not smaller than the image.
     """
-    if mode not in ("constant", "reflect"):
-        raise unknown("padding mode", mode, ("constant", "reflect"))
+    check_name("padding mode", mode, ("constant", "reflect"))
     b, _, h, w = x.shape
     if mode == "reflect" and pad >= min(h, w):
         raise ValueError(f"pad={pad} reflects more than a {h}x{w} image holds; choose pad below {min(h, w)}")
@@ -140,8 +139,7 @@ AUGMENTATIONS: dict[str, tuple[Callable[..., Tensor], ...]] = {  # what is done 
 
 def recipe(name: str) -> Callable[[Tensor, Generator], Tensor]:
     """Return the recipe `(x, generator) -> x` of that name; raise ValueError with the nearest name if there is none."""
-    if name not in AUGMENTATIONS:
-        raise unknown("augmentation", name, AUGMENTATIONS)
+    check_name("augmentation", name, AUGMENTATIONS)
 
     def augment(x: Tensor, generator: Generator) -> Tensor:
         for transform in AUGMENTATIONS[name]:

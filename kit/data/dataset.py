@@ -17,7 +17,7 @@ from kit.data.text_files import Texts
 from kit.data.tokens import bucketed, encode
 from kit.data.views import VIEWS, View
 from kit.devices import available
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.seeds import generator
 from kit.settings import accept, typed
 
@@ -112,8 +112,7 @@ class Data:
         Raises ValueError for a name that does not exist, and for a dataset that is seen as something else already.
         """
         for name in (input_view, *further):
-            if name not in [*self.known_views]:
-                raise unknown("view", name, self.known_views)
+            check_name("view", name, self.known_views)
         if self.input_view != "image":
             raise ValueError(f"{self.name} is seen in part already; start from the whole, as load_data gives it")
         views = {name: self.known_views[name] for name in further} | own
@@ -211,8 +210,7 @@ class Data:
             order = bucketed(order, split.images, batch_size, draw)
         index, images, seeds = order.split(batch_size)[start:count], split.images, (seed, "augment", epoch)
         if isinstance(images, ImageFiles):  # whose workers augment, image by image
-            if name not in FILE_AUGMENTATIONS:
-                raise unknown(f"augmentation of {self.name}", name, FILE_AUGMENTATIONS)
+            check_name(f"augmentation of {self.name}", name, FILE_AUGMENTATIONS)
             images = replace(images, crop_seeds=seeds if name == "resized-crop" else None)
             pixels = images.stream(index, self.num_workers, pin=device.type == "cuda")
             name = "none"
@@ -238,8 +236,7 @@ class Data:
     def _split(self, split: str | Split) -> Split:
         if isinstance(split, Split):
             return split
-        if split not in self.splits:
-            raise unknown("split", split, self.splits)
+        check_name("split", split, self.splits)
         return self.splits[split]
 
     def denormalize(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.losses import check_class_numbers
 from kit.seeds import generator
 
@@ -55,8 +55,7 @@ def corrupt(
 
 def check_noise(kind: str, rate: float) -> None:
     """Raise ValueError for an unknown kind, a rate outside [0, 1], or a rate above 0 of no noise."""
-    if kind not in NOISE:
-        raise unknown("noise", kind, NOISE)
+    check_name("noise", kind, NOISE)
     if not 0 <= rate <= 1:
         hint = f"; did you mean {rate / 100:g}?" if 1 < rate <= 100 else ""
         raise ValueError(f"noise_rate={rate:g}, but a rate is a fraction in [0, 1]{hint}")

@@ -20,7 +20,7 @@ from kit.data.text_files import TEXT_DATASETS, Texts
 from kit.data.tokens import encode, text_views, vocabulary, warn_of_unreadable, word_vectors
 from kit.data.views import VIEWS, View
 from kit.devices import available
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.losses import check_class_numbers
 from kit.seeds import derive, generator
 from kit.settings import Count, Folder, Share, check, one_of
@@ -80,9 +80,8 @@ class DataSettings:
         check(self)
         check_noise(self.noise, self.noise_rate)
         of_images = self.dataset not in TEXT_DATASETS and not self.dataset.startswith(("table:", "text:"))
-        for view in self.views or ():
-            if view not in VIEWS and of_images:
-                raise unknown("view", view, VIEWS)
+        for view in self.views or () if of_images else ():
+            check_name("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):
             raise ValueError(f"views={list(self.views)!r}, but every view is named once")
 

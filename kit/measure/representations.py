@@ -5,7 +5,7 @@ import sklearn  # its parts are loaded when first used
 from numpy.typing import ArrayLike
 from threadpoolctl import threadpool_limits  # scikit-learn brings it
 
-from kit.errors import unknown
+from kit.errors import check_name
 
 PROJECTIONS = ("pca", "tsne")
 
@@ -112,8 +112,7 @@ def project(features: ArrayLike, method: str = "pca", perplexity: float = 30.0, 
     ValueError for another method, fewer than 3 points, or a perplexity (neighbours of a point) not below their number.
     """
     z = _rows(features)
-    if method not in PROJECTIONS:
-        raise unknown("projection", method, PROJECTIONS)
+    check_name("projection", method, PROJECTIONS)
     if len(z) < 3:
         raise ValueError(f"a map takes at least 3 points, but there are {len(z)}")
     if method == "tsne" and not 0 < perplexity < len(z):

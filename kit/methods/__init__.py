@@ -16,7 +16,7 @@ from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import resolve
 from kit.context import Encoding, parse
 from kit.delayed import Delay, DelayedBlock
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.methods import al, cross_entropy, deinforeg, infopro, late, predsim, scpl
 from kit.methods.method import Method
 from kit.methods.registry import Registry
@@ -54,8 +54,7 @@ METHODS: Mapping[str, str] = MappingProxyType(REGISTRY.summaries)
 
 def lookup(name: str, options: Mapping[str, object] = MappingProxyType({})) -> Method:
     """Return the method of that name; ValueError for a name that does not exist, and options that it does not take."""
-    if name not in REGISTRY:
-        raise unknown("method", name, REGISTRY)
+    check_name("method", name, REGISTRY)
     REGISTRY[name].check(name, options)
     return REGISTRY[name]
 
@@ -102,8 +101,7 @@ def decouple(
     chosen = lookup(method, options)
     delay = _delay(chosen, method, options, settings, precision, context) if chosen.delay else None
     examples = dict(example) if isinstance(example, Mapping) else {"x": example}
-    if "x" not in examples:
-        raise unknown("view", "x", examples)
+    check_name("view", "x", examples)
     example = examples["x"]
     dtype = resolve(precision, example.device)
     *body, last = stages

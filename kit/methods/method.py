@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kit.delayed import Delay
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.objective import HeadSpec, Objective
 from kit.settings import confirm_arguments
 
@@ -47,8 +47,7 @@ class Method:
     def check(self, name: str, options: Mapping[str, object]) -> None:
         """Raise ValueError for an option that the method, called `name`, does not have, or not with that value."""
         for option in options:
-            if option not in self.options:
-                raise unknown(f"option of method {name!r}:", option, self.options)
+            check_name(f"option of method {name!r}:", option, self.options)
         confirm_arguments(self.objective, options)
         if self.delay:
             replace(self.delay, **{option: options[option] for option in vars(self.delay).keys() & options.keys()})

@@ -12,7 +12,7 @@ from itertools import accumulate
 
 import pandas as pd
 
-from kit.errors import unknown
+from kit.errors import check_name
 from kit.pipeline.operations import Op, Schedule
 from kit.pipeline.schedule import FLOWING, SCHEDULES, TWO_CHUNKS
 
@@ -100,8 +100,7 @@ def predict(name: str, costs: Costs, num_ranks: int, num_micro: int = 1, overhea
     `speedup`: over one process that does the same work. `num_micro` and `overhead` are for the schedules that cut a
     batch into micro-batches. Raises ValueError for an unknown schedule, or costs that do not fit it.
     """
-    if name not in SCHEDULES:
-        raise unknown("schedule", name, SCHEDULES)
+    check_name("schedule", name, SCHEDULES)
     if len(costs.forward) % num_ranks:
         raise ValueError(f"{len(costs.forward)} chunks cannot be dealt out to {num_ranks} ranks evenly")
     num_chunks = len(costs.forward) // num_ranks

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 from kit.settings import typed
 from kit.splitting.balance import BALANCES, Peaks, cheapest
 from kit.splitting.liveness import Line, find_cuts
@@ -72,8 +72,7 @@ def _cut(
     peaks: Peaks | None = None,
 ) -> tuple:  # fmt: skip
     """Return the traced model, its lines and the chosen cuts, of which one block has none."""
-    if balance not in BALANCES:
-        raise unknown("balance", balance, BALANCES)
+    check_name("balance", balance, BALANCES)
     if at is not None and num_blocks not in (None, len(at) + 1):
         raise ValueError(f"num_blocks={num_blocks}, but at={at} makes {len(at) + 1} blocks; give one of the two")
     if at is None and (num_blocks is None or num_blocks < 1):

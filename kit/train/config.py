@@ -19,7 +19,7 @@ from kit.compute.optimizers import OptimizerSettings
 from kit.compute.precision import PRECISIONS
 from kit.data.splits import DataSettings
 from kit.devices import available
-from kit.errors import unknown
+from kit.errors import check_name, unknown
 from kit.settings import Count, Positive, Whole, accept
 from kit.splitting import paper_cuts
 from kit.splitting.balance import BALANCES
@@ -89,16 +89,15 @@ class RunConfig(DataSettings, OptimizerSettings):
 
     def __new__(cls, **settings: object) -> RunConfig:
         for name in settings:
-            if name not in cls.__dataclass_fields__:
-                raise unknown("setting", name, cls.__dataclass_fields__)
+            check_name("setting", name, cls.__dataclass_fields__)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
         super().__post_init__()  # types and ranges first: the rest compares values
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs!r}, but it has to be between 0 and epochs")
-        if isinstance(self.cuts, str) and self.cuts not in CUTS:
-            raise unknown("cuts", self.cuts, CUTS)
+        if isinstance(self.cuts, str):
+            check_name("cuts", self.cuts, CUTS)
         paper_cuts.find(self.cuts, self.backbone, self.num_blocks)
         context.parse(self.context, self.num_blocks)
         context.Encoding(**accept("context option", self.context_options, context.Encoding))
@@ -119,8 +118,7 @@ class RunConfig(DataSettings, OptimizerSettings):
                 "Choose a method that trains blocks by themselves, such as greedy or dgl"
             )
         for view in filter(None, self.growth.side):
-            if view not in (beside := (self.views or ())[1:]):
-                raise unknown("view of grow side:", view, beside)
+            check_name("view of grow side:", view, (self.views or ())[1:])
 
     @property
     def growth(self) -> growth.Growth | None:
