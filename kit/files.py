@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 DRAFT = ".draft."
 """How the names of what is not whole yet begin."""
+_OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 @contextmanager
@@ -29,6 +30,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         put(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return what lies in `folder`, by name, without what systems put there: hidden files and folders, thumbnails."""
+    found = ((path, path.relative_to(folder).parts) for path in sorted(folder.glob(pattern)))
+    return [path for path, parts in found if not any(part[0] == "." or part in _OF_SYSTEMS for part in parts)]
 
 
 def put(draft: Path, path: Path) -> None:

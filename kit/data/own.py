@@ -14,6 +14,7 @@ from kit.data.readers import DATASETS
 from kit.data.stratified import stratified
 from kit.data.text_files import Texts, delimiter, text_table, texts_in_folders, utf8_text
 from kit.errors import unknown
+from kit.files import visible
 from kit.losses import check_class_numbers
 from kit.seeds import generator
 
@@ -64,7 +65,7 @@ def read_folder(path: str, image_size: int | None, root: Path, download: bool) -
     if not base.is_dir():
         raise FileNotFoundError(f"{base} is not a folder: folder:PATH takes one with a folder of images for each class")
     homes = [base / "train", base / "test"] if (base / "train").is_dir() and (base / "test").is_dir() else [base]
-    classes, *others = [tuple(sorted(f.name for f in home.iterdir() if f.is_dir())) for home in homes]
+    classes, *others = [tuple(f.name for f in visible(home) if f.is_dir()) for home in homes]
     if len(classes) < 2 or others not in ([], [classes]):
         found = " and ".join(map(str, [classes, *others]))
         raise ValueError(f"{base} has to hold folders of at least 2 classes, the same for train and test, not {found}")
@@ -75,7 +76,7 @@ def read_folder(path: str, image_size: int | None, root: Path, download: bool) -
 def _read_images(base: Path, classes: tuple[str, ...], size: int | None) -> Pair:
     from torchvision.transforms.functional import resize
 
-    paths = [sorted(p for p in (base / name).rglob("*") if not p.is_dir()) for name in classes]
+    paths = [[p for p in visible(base / name, "**/*") if not p.is_dir()] for name in classes]
     if empty := [name for name, own in zip(classes, paths, strict=True) if not own]:
         raise ValueError(f"{base / empty[0]} holds no image: fill or remove it")
     images, faults, files = [], [], sum(paths, [])
@@ -135,7 +136,7 @@ def read_own_texts(path: str, image_size: int | None, root: Path, download: bool
     name, _, label = path.partition("#")
     file, label = Path(name).expanduser(), label or "label"
     if file.is_dir():
-        classes = sorted(f.name for f in file.iterdir() if f.is_dir())
+        classes = [f.name for f in visible(file) if f.is_dir()]
         texts, y = texts_in_folders(file, classes) if classes else (Texts({"text": []}), torch.zeros(0).long())
     elif file.is_file():
         table = text_table(file)

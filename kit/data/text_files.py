@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kit.data.stratified import apart
+from kit.files import visible
 from kit.seeds import generator
 
 
@@ -139,7 +140,7 @@ def texts_in_folders(base: Path, classes: Sequence[str]) -> tuple[Texts, Tensor]
     """Return the texts of .txt files in a folder per class, and their labels."""
     texts, labels = [], []
     for number, name in enumerate(classes):
-        if not (files := sorted((base / name).rglob("*.txt"))):
+        if not (files := visible(base / name, "**/*.txt")):
             raise FileNotFoundError(f"{base / name} holds no .txt file: a folder per class holds a file per text")
         texts += map(utf8_text, files)
         labels += [number] * len(files)
