@@ -49,8 +49,8 @@ def test_a_folder_per_class(folder):
 def test_what_systems_leave_in_folders_is_not_read(folder):
     """macOS, Windows and Jupyter put files and folders of their own beside one's images."""
     whole = load_data(f"folder:{folder}").fingerprint()
-    for place in ("cat/.DS_Store", "dog/Thumbs.db", "cat/._00.png", ".ipynb_checkpoints/00.png", "__MACOSX/cat/._00.png",
-                  "dog/.ipynb_checkpoints/00.png", ".DS_Store"):  # fmt: skip
+    for place in ("cat/.DS_Store", "dog/Thumbs.db", "cat/._00.png", ".ipynb_checkpoints/00.png", ".DS_Store",
+                  "dog/.ipynb_checkpoints/00.png", "__MACOSX/cat/._00.png"):  # fmt: skip
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(b"no image")
     assert load_data(f"folder:{folder}").fingerprint() == whole
