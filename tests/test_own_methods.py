@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
@@ -205,3 +206,5 @@ def test_models_that_cannot_be_cut_say_why():
         build(config, data, model=own_model())
     with pytest.raises(ValueError, match="num_blocks=4, but"):
         build(config, data, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    with pytest.raises(ValueError, match="width and backbone_options are of the kit's backbones"):
+        build(replace(config, width=0.5), data, model=own_model())

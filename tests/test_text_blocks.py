@@ -204,7 +204,8 @@ def test_a_model_of_ones_own_that_reads_a_mask_is_cut(texts, data):
     net.step(x, y)
     assert all(not torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True) if p.grad is None)
     assert [visit.feature().shape for visit in net.walk(net.signal(x))] == [(16, 12)] * 3
-    kit.fit(build(given := config(texts, "lstm"), data, model=model), data, given)
+    given = config(texts, "lstm", width=1.0, backbone_options={})
+    kit.fit(build(given, data, model=model), data, given)
 
 
 def test_what_makes_no_sense_on_texts_is_refused(texts, data):

@@ -99,6 +99,8 @@ def measured_cuts(config: RunConfig, loaded: Data, model: Model = None) -> list[
 
 def _model(config: RunConfig, loaded: Data, own: Model) -> nn.Module:
     """Return the config's backbone for that data, whole, on its device; or a copy of one's own model."""
+    if own is not None and (config.width != 1 or config.backbone_options):
+        raise ValueError("width and backbone_options are of the kit's backbones; leave them out where model= is given")
     if own is not None:
         model = nn.ModuleList(own) if isinstance(own, list | tuple) else own
         return deepcopy(model).to(config.resolved_device())
