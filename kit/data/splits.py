@@ -79,7 +79,12 @@ class DataSettings:
     def __post_init__(self) -> None:
         check(self)
         check_noise(self.noise, self.noise_rate)
-        of_images = self.dataset not in TEXT_DATASETS and not self.dataset.startswith(("table:", "text:"))
+        of_texts = self.dataset in TEXT_DATASETS or self.dataset.startswith("text:")
+        of_images = not of_texts and not self.dataset.startswith("table:")
+        if (self.max_tokens or self.vectors) and not of_texts:
+            raise ValueError(f"max_tokens and vectors are of texts, and {self.dataset} has none: leave them out")
+        if self.image_size and not of_images:
+            raise ValueError(f"image_size={self.image_size}, but {self.dataset} has no images: leave it out")
         for view in self.views or () if of_images else ():
             check_name("view", view, VIEWS)
         if self.views and len(set(self.views)) < len(self.views):

@@ -96,6 +96,8 @@ CASES = [
     Case("table.with_views('top')", "view 'top' cannot be made of…(3,)", lambda: TABLE.with_views("top")),
     Case("data.to('gpu')", "device='gpu'", lambda: DATA.to("gpu")),
     Case("data.test.to('cuda:7')", "cuda:7…GPUs here", lambda: DATA.test.to("cuda:7")),
+    Case("load_data(max_tokens=5)", "are of texts, and digits has none", lambda: load(max_tokens=5)),
+    Case("load_data('stdlib', image_size=8)", "has no images", lambda: load(name="stdlib", image_size=8)),
     Case("data.with_views twice", "seen in part already", lambda: DATA.with_views("top").with_views("left")),
     Case("Split(images, fewer labels)", "as many labels as images", lambda: Split(X, Y[:3])),
     Case("corrupt(labels, kind='symetric')", "unknown noise", lambda: corrupt(Y, 10, "symetric", 0.1, 0)),
