@@ -45,6 +45,8 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"nesterov=True with optimizer={self.optimizer!r}: it is of sgd here; leave it out")
         if self.warmup == "held" and not self.warmup_from:
             raise ValueError("warmup='held' with warmup_from=0 would learn nothing: give the share of lr to stay at")
 

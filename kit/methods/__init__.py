@@ -161,8 +161,7 @@ def _delay(
     """Take the options that say how gradients come late out of `options`."""
     if context != "none":
         raise ValueError(f"context={context!r}, but {method} passes one gradient back along the net itself: use none")
-    own = {name: options.pop(name) for name in vars(chosen.delay).keys() & options.keys()}
-    delay = replace(chosen.delay, **own)
+    delay = replace(chosen.delay, **{name: options.pop(name) for name in vars(chosen.delay).keys() & options.keys()})
     if delay.weights == "mixed" and precision != "fp32":
         raise ValueError(
             f"precision={precision!r} with weights='mixed': a bf16 graph keeps copies of weights and cannot meet "

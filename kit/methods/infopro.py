@@ -95,8 +95,7 @@ def infopro_objective(
         task_loss = SCPL(embed, greedy_objective(spec).head, 0.07, contrast)
     if decoder == "none":
         return task_loss
-    images = heads.Decoder(spec.shape, spec.image, widen, init)
-    return InfoPro(images, task_loss, spec.pixels, alpha, beta)
+    return InfoPro(heads.Decoder(spec.shape, spec.image, widen, init), task_loss, spec.pixels, alpha, beta)
 
 
 METHOD = Method(

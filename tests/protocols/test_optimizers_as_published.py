@@ -108,6 +108,7 @@ def test_warm_up_rises_from_where_it_begins(schedule):
         ({"lr_floor": 1.0}, r"lr_floor=1.0, but it has to be a number in \[0, 1\)"),
         ({"lr_changes": "batch"}, "unknown lr_changes 'batch'"),
         ({"warmup_from": -0.1}, "warmup_from=-0.1"),
+        ({"nesterov": True, "optimizer": "adam"}, "nesterov=True with optimizer='adam': it is of sgd"),
         ({"warmup": "held"}, "warmup='held' with warmup_from=0 would learn nothing"),
         ({"warmup": "hold"}, "unknown warmup 'hold': did you mean 'held'"),
     ],
