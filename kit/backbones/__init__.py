@@ -60,8 +60,8 @@ def backbone(
     the channels of those in `TAKE_WIDTH`. `options` go to the builder: for vgg-paper `groups` and `classifier`, for mlp
     `depth`, `hidden`, `activation`, `norm`, `residual`, `init`, for CIFAR's ResNets `shortcut`, `init`, `dropout`, for
     wrn28 also `widen`, `bias`, `stride`, for texts `depth`, `hidden`, and of the transformer `heads` and `dropout`; for
-    torchvision's what its own take, and `init="pytorch"`, without its own first weights. The flattened
-    map of vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
+    torchvision's what its own take, and `init="pytorch"`, without its own first weights. The flattened map of
+    vgg-paper, the mlp and vision transformers fit only the `image_size` they were built for.
 
     Raises ValueError for an unknown name, an option or a width that the backbone does not take, and too small images.
     """
