@@ -207,7 +207,7 @@ def _between_maps(source: Shape, target: Shape, hidden: int | None, bias: bool) 
 
 
 def _conv(channels: int, out: int, kernel: int, stride: int | Sides = 1, bias: bool = False) -> list[nn.Module]:
-    return [nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=bias), nn.BatchNorm2d(out), nn.ReLU()]
+    return [nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=bias), nn.BatchNorm2d(out), nn.ReLU()]
 
 
 def _in_layout(source: Shape, target: Shape, layers: Sequence[nn.Module]) -> nn.Sequential:

@@ -98,7 +98,7 @@ class Net(nn.Module):
         asked = {"x", *self.views}
         if "mask" in asked and isinstance(given.get("x"), Tensor) and not given["x"].is_floating_point():
             given.setdefault("mask", given["x"] != 0)
-        for name in asked:
+        for name in asked - given.keys():
             check_name("view", name, given)
         if self.channels_last:
             layout = torch.channels_last

@@ -115,7 +115,7 @@ def test_the_kit_is_thin():
     # The issues' goals are 7,200 (and 200 for safety, 600 for late gradients, 350 for protocols, 600 for texts: 8,950),
     # 2,500 for the top floor, 2,600 for lessons. All are missed: this is what was reached. It goes down, but
     # for 16 lines with which gradients and signals of neighbours pass by while both work, and not in each other's way.
-    assert sum(of_kit.values()) <= 10944 and sum(top.values()) <= 3284
+    assert sum(of_kit.values()) <= 10943 and sum(top.values()) <= 3284
     assert sum(lines.values()) - sum(of_kit.values()) <= 3297
 
 

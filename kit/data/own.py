@@ -104,10 +104,9 @@ def read_table(path: str, image_size: int | None, root: Path, download: bool) ->
     file, label = Path(name).expanduser(), label or "label"
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file: table:FILE takes a CSV or Parquet file")
-    parquet = file.suffix == ".parquet"
-    text = "" if parquet else utf8_text(file)
+    text = None if file.suffix == ".parquet" else utf8_text(file)
     try:
-        rows = pd.read_parquet(file) if parquet else pd.read_csv(io.StringIO(text), sep=delimiter(text))
+        rows = pd.read_parquet(file) if text is None else pd.read_csv(io.StringIO(text), sep=delimiter(text))
     except ValueError as error:
         raise ValueError(f"{file} cannot be read as a table: {error}") from error
     if label not in rows:

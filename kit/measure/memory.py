@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 import torch
@@ -181,7 +181,7 @@ class _Tally(_Blind):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = super().__torch_dispatch__(func, types, args, kwargs)
         if func._overloadpacket is aten.mkldnn_rnn_layer:  # whose shape rule knows nothing of its workspace
-            result = *result[:3], result[0].new_empty(lstm_workspace(*args), dtype=torch.uint8)
+            result = *result[:3], result[0].new_empty(lstm_workspace(*args[0].shape, args[10]), dtype=torch.uint8)
         tree_map_only(Tensor, self.count, result)
         if self.level + (extra := scratch(func, args, result)) > self.peak:
             self.peak, self.at_peak = self.level + extra, [*self.alive.values(), ("activations", extra)]
@@ -190,13 +190,14 @@ class _Tally(_Blind):
         return result
 
 
-def lstm_workspace(x: Tensor, *args) -> int:
-    """Return the bytes that oneDNN's LSTM keeps of `x` (T, B, D) for its backward pass, told by a run on a few rows."""
-    rows = min(8, x.shape[1])
-    with unset_fake_temporarily():
-        tensors = [torch.zeros(t.shape) for t in args[:4]] + [torch.zeros(rows, t.shape[-1]) for t in args[4:6]]
-        *_, kept = aten.mkldnn_rnn_layer(torch.zeros(x.shape[0], rows, x.shape[2]), *tensors, *args[6:])
-    return kept.numel() * x.shape[1] // rows
+@cache
+def lstm_workspace(length: int, rows: int, width: int, hidden: int) -> int:
+    """Return the bytes that oneDNN's LSTM keeps of (length, rows, width) for its backward pass: told by a few rows."""
+    few, gates = min(8, rows), 4 * hidden
+    sizes = (length, few, width), (gates, width), (gates, hidden), gates, gates, (few, hidden), (few, hidden)
+    with unset_fake_temporarily():  # below: forwards, no packed batches, LSTM, one layer with biases, one way, training
+        *_, kept = aten.mkldnn_rnn_layer(*map(torch.zeros, sizes), False, [], 2, hidden, 1, True, False, False, True)
+    return kept.numel() * rows // few
 
 
 def scratch(func, args: Sequence, result) -> int:

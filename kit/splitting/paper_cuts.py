@@ -8,7 +8,7 @@ _LAYERS = tuple(f"layer{number}" for number in range(1, 12))
 PAPER_CUTS = MappingProxyType(
     {("vgg-paper", 4): ("block1", "block2", "block3")}
     | {(f"resnet{depth}", 4): _LAYERS[:3] for depth in (18, 34, 50)}
-    | {(name, 2 + k): ("embedding", *_LAYERS[:k]) for name in ("lstm", "transformer") for k in range(12)}
+    | {(name, 2 + k): ("embedding", *_LAYERS[:k]) for name in ("lstm", "transformer") for k in range(len(_LAYERS) + 1)}
 )
 """DeInfoReg's (arXiv 2506.18193): VGG in four groups, ResNets by stage; of texts the word vectors and each layer."""
 

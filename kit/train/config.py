@@ -88,8 +88,7 @@ class RunConfig(DataSettings, OptimizerSettings):
     """Steps between checkpoints within an epoch; None writes one per epoch."""
 
     def __new__(cls, **settings: object) -> RunConfig:
-        for name in settings:
-            check_name("setting", name, cls.__dataclass_fields__)
+        accept("setting", settings, cls)
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
